@@ -1,0 +1,95 @@
+"""Where the images come from: real handwritten digits, offline by default.
+
+Images are float32 in [0, 1], shaped (n, channels, height, width); labels are int64.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NAMES = ("digits", "mnist", "cifar10")
+
+
+class Data(NamedTuple):
+    """A training set and a test set."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+
+def load(name: str) -> Data:
+    """Load "digits", "mnist" or "cifar10".
+
+    "digits" are the 1,797 images of 8×8 pixels that ship with scikit-learn. Of every class each third
+    image, in the data's own order, is a test image: 1,202 to train on and 595 to test on. They never
+    change and need no download.
+
+    "mnist" and "cifar10" come through torchvision with their official split. They are kept in
+    $ADV_LIB_DATA, or in ~/.cache/adv_lib, and downloaded there on first use.
+
+    Raises ValueError for another name, and RuntimeError, which says what to put where, if a download
+    is needed and fails.
+    """
+    if name == "digits":
+        return _digits()
+    if name in NAMES:
+        return _torchvision(name)
+    raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(NAMES)}")
+
+
+def binary(data: Data, a: int, b: int) -> Data:
+    """Keep the classes a and b only, with labels −1 for a and +1 for b.
+
+    Raises ValueError if a = b or one of them does not occur.
+    """
+    present = set(data.y_train.unique().tolist())
+    if a == b or not {a, b} <= present:
+        raise ValueError(f"expected two different classes out of {sorted(present)}, got {a} and {b}")
+
+    def keep(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        mask = (y == a) | (y == b)
+        return x[mask], torch.where(y[mask] == b, 1, -1)
+
+    return Data(*keep(data.x_train, data.y_train), *keep(data.x_test, data.y_test))
+
+
+def _digits() -> Data:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = torch.tensor(bunch.images / 16, dtype=torch.float32).unsqueeze(1)
+    y = torch.tensor(bunch.target, dtype=torch.int64)
+    turn = torch.nn.functional.one_hot(y).cumsum(0).gather(1, y[:, None]).squeeze(1)  # 1, 2, 3, …
+    test = turn % 3 == 0
+    return Data(x[~test], y[~test], x[test], y[test])
+
+
+def _torchvision(name: str) -> Data:
+    from torchvision import datasets
+
+    root = Path(os.environ.get("ADV_LIB_DATA", Path.home() / ".cache" / "adv_lib"))
+    source = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
+    try:
+        train, test = (source(root, train=part, download=True) for part in (True, False))
+    except (OSError, RuntimeError) as error:
+        folder = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
+        raise RuntimeError(
+            f"{name} is not in {root} and could not be downloaded: connect to the internet, or put "
+            f"torchvision's files in {root / folder} (another root: set ADV_LIB_DATA), "
+            'or use load("digits"), which needs neither'
+        ) from error
+    return Data(*_tensors(train), *_tensors(test))
+
+
+def _tensors(dataset) -> tuple[Tensor, Tensor]:
+    """A torchvision set as images (n, C, H, W) in [0, 1] and labels (n,)."""
+    x = torch.as_tensor(dataset.data)
+    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    return x.float() / 255, torch.as_tensor(dataset.targets, dtype=torch.int64)

@@ -1,0 +1,236 @@
+"""The threat model: the set Δ(x) of perturbations δ that the adversary may add to an input x.
+
+One object, :class:`Ball`, carries the whole book. It answers four questions about
+Δ(x) = {δ : ‖δ‖_p ≤ ε and x + δ ∈ [lo, hi]}: how far can a linear function rise on it, where does it
+rise that far, which point of it is nearest, and what does a random point of it look like.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+DUAL_ORDER = {1: math.inf, 2: 2, math.inf: 1}  # 1/p + 1/q = 1
+TOLERANCE_ULP = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """Δ(x) = {δ : ‖δ‖_p ≤ ε, lo ≤ x + δ ≤ hi}.
+
+    p:    1, 2 or math.inf.
+    eps:  the radius ε ≥ 0, in the units of the input: a number, or a tensor (n,) with one per sample.
+    box:  (lo, hi), the range of valid inputs, or None. It takes part whenever a method is given x.
+
+    Every method takes a batch: the first axis counts samples, the other axes are one vector.
+
+    Raises ValueError for any other p, a negative or non-finite ε, or a box without lo < hi.
+    """
+
+    p: float
+    eps: float | Tensor
+    box: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        if self.p not in DUAL_ORDER:
+            raise ValueError(f"p must be 1, 2 or math.inf, got {self.p!r}")
+        eps = torch.as_tensor(self.eps)
+        if eps.ndim > 1 or not bool((eps.isfinite() & (eps >= 0)).all()):
+            raise ValueError(f"eps must be a finite number ≥ 0, or one per sample, got {self.eps!r}")
+        if self.box is not None:
+            lo, hi = self.box
+            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+                raise ValueError(f"box must be (lo, hi) with lo < hi, got {self.box!r}")
+
+    @property
+    def dual_order(self) -> float:
+        """The order q of the dual norm: 1/p + 1/q = 1."""
+        return DUAL_ORDER[self.p]
+
+    def support(self, w: Tensor, x: Tensor | None = None) -> Tensor:
+        """max ⟨w, δ⟩ over δ ∈ Δ(x); without a box it is ε‖w‖_q with 1/p + 1/q = 1.
+
+        w: (n, *shape), one vector a row.  x: like w, needed only where the box matters.
+        Returns (n,), in the units of w times those of ε, differentiable in w (the gradient is a
+        maximiser) and, without a box, in ε.
+        It is also the Fenchel conjugate of Δ's indicator, evaluated at w [Rockafellar 1970, §13].
+        """
+        eps = self._read(w, x)
+        if x is None or self.box is None:
+            return eps.squeeze(1) * vector_norm(w.flatten(1), ord=self.dual_order, dim=1)
+        return (w * self.argmax(w.detach(), x)).flatten(1).sum(1)
+
+    def argmax(self, w: Tensor, x: Tensor | None = None) -> Tensor:
+        """A maximiser of ⟨w, δ⟩ over δ ∈ Δ(x): the direction of steepest ascent in this ball's norm.
+
+        Without a box: ε sign(w) for p = ∞, ε w/‖w‖₂ for p = 2, and for p = 1 all of ε on the first
+        largest entry of |w|. With one, no coordinate moves further than the box lets it.
+
+        w: (n, *shape).  x: like w.  Returns δ like w; it is 0 wherever w is 0.
+        """
+        eps = self._read(w, x)
+        rows = w.flatten(1)
+        room = self._room(rows, x)
+        if self.p == math.inf:
+            size = torch.minimum(eps, room)
+        elif self.p == 2:
+            size = _fill_sphere(rows.abs(), room, eps)
+        else:
+            size = _fill_largest_first(rows.abs(), room, eps)
+        return (rows.sign() * size).reshape(w.shape)
+
+    def project(self, delta: Tensor, x: Tensor | None = None) -> Tensor:
+        """The point of Δ(x) nearest to δ: argmin ‖δ' − δ‖₂ over δ' ∈ Δ(x).
+
+        delta: (n, *shape).  x: like delta.  Returns δ' like delta.
+        p = ∞ clips, p = 2 rescales, p = 1 subtracts one threshold from every |δ_i| [Duchi et al.
+        2008]; with a box, p = 1 and 2 also stop each coordinate at the box's edge.
+        """
+        eps = self._read(delta, x)
+        rows = delta.flatten(1)
+        size = torch.minimum(rows.abs(), self._room(rows, x))
+        if self.p == math.inf:
+            size = torch.minimum(size, eps)
+        else:
+            outside = vector_norm(size, ord=self.p, dim=1, keepdim=True) > eps
+            shrink = _fill_sphere if self.p == 2 else _soft_threshold
+            if outside.any():
+                size = torch.where(outside, shrink(rows.abs(), self._room(rows, x), eps), size)
+        return (rows.sign() * size).reshape(delta.shape)
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A random point of Δ(x) for every sample of x.
+
+        x: (n, *shape).  generator: None means a fresh one seeded 0.  Returns δ like x.
+        Uniform on the ball; with a box, uniform on Δ(x) for p = ∞, and for p = 1 and 2 a uniform
+        point of the ball projected onto Δ(x) (a uniform one would need rejection, hopeless in
+        high dimension).
+        """
+        eps = self._read(x, x)
+        if generator is None:
+            generator = torch.Generator(x.device).manual_seed(0)
+        rows = x.detach().flatten(1)
+        if self.p == math.inf:
+            u = torch.empty_like(rows).uniform_(generator=generator)
+            down = torch.minimum(eps, self._room(-torch.ones_like(rows), x))
+            up = torch.minimum(eps, self._room(torch.ones_like(rows), x))
+            return (u * (down + up) - down).reshape(x.shape)
+        if self.p == 2:
+            direction = torch.empty_like(rows).normal_(generator=generator)
+            radius = torch.empty_like(rows[:, :1]).uniform_(generator=generator)
+            rows = radius ** (1 / max(1, rows.shape[1])) * direction
+            rows = eps * rows / vector_norm(direction, dim=1, keepdim=True)
+        else:  # d + 1 exponentials over their sum: uniform on the simplex, then random signs
+            e = torch.empty_like(rows).exponential_(generator=generator)
+            rest = torch.empty_like(rows[:, :1]).exponential_(generator=generator)
+            signs = torch.empty_like(rows).uniform_(-1, 1, generator=generator).sign()
+            rows = eps * signs * e / (e.sum(1, keepdim=True) + rest)
+        return self.project(rows.reshape(x.shape), x if self.box else None)
+
+    def contains(self, delta: Tensor, x: Tensor | None = None) -> Tensor:
+        """Whether δ ∈ Δ(x), up to 8 units in the last place of ε and of the box's edges.
+
+        delta: (n, *shape).  x: like delta.  Returns (n,) bool.
+        """
+        eps = self._read(delta, x)
+        slack = TOLERANCE_ULP * torch.finfo(delta.dtype).eps
+        inside = vector_norm(delta.flatten(1), ord=self.p, dim=1) <= (1 + slack) * eps.squeeze(1)
+        if x is not None and self.box is not None:
+            lo, hi = self.box
+            moved, edge = (x + delta).flatten(1), slack * max(abs(lo), abs(hi))
+            inside &= ((moved >= lo - edge) & (moved <= hi + edge)).all(1)
+        return inside
+
+    def _room(self, rows: Tensor, x: Tensor | None) -> Tensor:
+        """How far each coordinate can move in the direction of its entry before it leaves the box."""
+        if x is None or self.box is None:
+            return rows.new_tensor(math.inf)
+        lo, hi = self.box
+        x = x.detach().flatten(1)
+        return torch.where(rows >= 0, hi - x, x - lo).clamp(min=0)
+
+    def _read(self, rows: Tensor, x: Tensor | None) -> Tensor:
+        """Check the arguments of a method; return ε as (n, 1) or (1, 1), of the same type as rows."""
+        if not rows.is_floating_point() or rows.ndim < 2:
+            raise ValueError(
+                f"expected a floating-point batch (n, *shape), got {rows.dtype} {tuple(rows.shape)}"
+            )
+        if not rows.isfinite().all():
+            raise ValueError("expected finite entries, got NaN or infinity")
+        eps = torch.as_tensor(self.eps, dtype=rows.dtype, device=rows.device).reshape(-1, 1)
+        if len(eps) not in (1, len(rows)):
+            raise ValueError(f"eps has {len(eps)} entries for a batch of {len(rows)} samples")
+        if x is None or self.box is None:
+            return eps
+        if x.shape != rows.shape or x.dtype != rows.dtype:
+            raise ValueError(
+                f"x must match the batch {rows.dtype} {tuple(rows.shape)}, "
+                f"got {x.dtype} {tuple(x.shape)}"
+            )
+        lo, hi = self.box
+        edge = TOLERANCE_ULP * torch.finfo(x.dtype).eps * max(abs(lo), abs(hi))
+        if not ((x >= lo - edge) & (x <= hi + edge)).all():
+            raise ValueError(
+                f"x must lie in the box [{lo}, {hi}], "
+                f"got values from {x.min().item():.4g} to {x.max().item():.4g}"
+            )
+        return eps
+
+
+# By symmetry each problem is one about sizes: give coordinate i a size s_i with 0 ≤ s_i ≤ room_i, and
+# put the sign back afterwards. All arguments are (n, d) or broadcast to it, a ≥ 0.
+
+
+def _fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Sizes s = min(t a, room) with the t > 0 for which ‖s‖₂ = ε; all at room if ε is out of reach.
+
+    Newton's method on Σ min(t² a_i², room_i²) = ε², concave and piecewise linear in t²: scale to the
+    sphere, freeze what stuck out, scale the rest again. Each round freezes a coordinate or ends.
+    """
+    free = torch.ones_like(a, dtype=torch.bool)
+    while True:
+        spent = torch.where(free, 0, room).square().sum(1, keepdim=True)
+        unit = a * free
+        unit = unit / unit.amax(1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+        length = unit.square().sum(1, keepdim=True).clamp(min=1).sqrt()
+        size = torch.where(free, (eps.square() - spent).clamp(min=0).sqrt() * (unit / length), room)
+        stuck_out = size > room
+        if not stuck_out.any():
+            return size
+        free = free & ~stuck_out
+
+
+def _fill_largest_first(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Sizes that spend the budget Σ s_i = ε on the largest a_i first (the fractional knapsack)."""
+    order = a.argsort(dim=1, descending=True, stable=True)
+    most = torch.minimum(room, eps).expand_as(a).gather(1, order)
+    spent = torch.nn.functional.pad(most.cumsum(1)[:, :-1], (1, 0))
+    return torch.zeros_like(a).scatter(1, order, torch.minimum(most, (eps - spent).clamp(min=0)))
+
+
+def _soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Sizes s = clip(a − λ, 0, room) with the λ ≥ 0 for which Σ s_i = ε (assumed within reach).
+
+    Σ s_i is piecewise linear in λ: coordinate i starts to grow as λ falls below a_i and stops growing
+    at a_i − room_i. Walk down these knots until the sum reaches ε.
+    """
+    stop = (a - room).clamp(min=0)
+    knots = torch.cat([a, stop], 1)
+    starts = torch.cat([torch.ones_like(a), -torch.ones_like(a)], 1)
+    knots, order = knots.sort(dim=1, descending=True)
+    growing = starts.gather(1, order).cumsum(1)
+    total = torch.nn.functional.pad((growing[:, :-1] * -knots.diff(dim=1)).cumsum(1), (1, 0))
+    last = (total < eps).sum(1, keepdim=True).clamp(1, knots.shape[1] - 1)
+    slope = growing.gather(1, last - 1).clamp(min=1)
+    threshold = knots.gather(1, last) + (total.gather(1, last) - eps) / slope
+    size = torch.minimum(a - threshold, room).clamp(min=0)
+    # The running sums rounded: correct λ on the coordinates that still move, then end inside the ball.
+    moving = ((size > 0) & (size < room)).sum(1, keepdim=True).clamp(min=1)
+    threshold = threshold + (size.sum(1, keepdim=True) - eps) / moving
+    size = torch.minimum(a - threshold, room).clamp(min=0)
+    tiny = torch.finfo(a.dtype).tiny
+    return size * (eps / size.sum(1, keepdim=True).clamp(min=tiny)).clamp(max=1)
