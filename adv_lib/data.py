@@ -28,7 +28,7 @@ def load(name: str) -> Data:
     """Load "digits", "mnist" or "cifar10".
 
     "digits" are the 1,797 images of 8×8 pixels that ship with scikit-learn. Of every class each third
-    image, in the data's own order, is a test image: 1,202 to train on and 595 to test on. They never
+    image, in the data's own order, is a test image: 1,201 to train on and 596 to test on. They never
     change and need no download.
 
     "mnist" and "cifar10" come through torchvision with their official split. They are kept in

@@ -157,9 +157,7 @@ def _check_binary(w: Tensor, x: Tensor, y: Tensor) -> None:
 
 def _check_classes(W: Tensor, x: Tensor, y: Tensor) -> None:
     if W.ndim != 2 or x.ndim < 2 or x[0].numel() != W.shape[1]:
-        raise ValueError(
-            f"expected W (K, d) and x (n, *d), got {tuple(W.shape)} and {tuple(x.shape)}"
-        )
+        raise ValueError(f"expected W (K, d) and x (n, *d), got {tuple(W.shape)} and {tuple(x.shape)}")
     if y.shape != x.shape[:1] or y.is_floating_point() or not bool(((y >= 0) & (y < len(W))).all()):
         raise ValueError(f"expected {len(x)} integer labels from 0 to {len(W) - 1}, got {_describe(y)}")
 

@@ -6,6 +6,7 @@ Each takes images (n, C, H, W) or vectors (n, d) in [0, 1] and returns logits (n
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -26,9 +27,9 @@ def mlp(widths: list[int], generator: torch.Generator | None = None) -> nn.Seque
 
     def build() -> nn.Sequential:
         layers: list[nn.Module] = [nn.Flatten()]
-        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers += [nn.ReLU()] * (i > 0) + [nn.Linear(fan_in, fan_out)]
-        return nn.Sequential(*layers)
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
 
     return _seeded(build, generator)
 

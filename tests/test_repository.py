@@ -72,9 +72,7 @@ def copy(texts, tmp_path):
     return tmp_path
 
 
-def test_after_a_fork_nothing_of_the_old_address_remains_and_notebooks_keep_their_format(
-    copy, texts
-):
+def test_after_a_fork_nothing_of_the_old_address_remains_and_notebooks_keep_their_format(copy, texts):
     old_owner, old_repo = repository.declared(texts)[0].split("/")[-2:]
     repository.fork(copy, "https://github.com/Some-One/a.fork_2")
     assert repository.disagreements(copy) == []

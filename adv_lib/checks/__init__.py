@@ -1,0 +1,144 @@
+"""Checks that teach: each answer is passed, not attempted yet, or wrong in a way that has a name.
+
+An exercise knows the right answer and the tempting wrong ones. A wrong answer that matches a tempting
+one is told which mistake that is. Checks never raise in a reader's notebook.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+PASSES, FAILS, NOT_ATTEMPTED = "passes", "fails", "not attempted yet"
+MARKS = {PASSES: "✓", FAILS: "✗", NOT_ATTEMPTED: "○"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found: a status and one or two sentences."""
+
+    status: str
+    message: str = ""
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.status]} {self.status}" + (f": {self.message}" if self.message else "")
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        kind = self.status.split()[0]
+        return f'<div class="adv-verdict adv-{kind}" role="status">{html.escape(str(self))}</div>'
+
+
+class Exercise:
+    """Call it with an answer to get a verdict; subclasses say in `examine` what is wrong, or None."""
+
+    praise: str
+
+    def examine(self, answer: Any) -> str | None:
+        raise NotImplementedError
+
+    def __call__(self, answer: Any) -> Verdict:
+        if answer is ...:
+            return Verdict(NOT_ATTEMPTED)
+        try:
+            complaint = self.examine(answer)
+        except NotImplementedError:
+            return Verdict(NOT_ATTEMPTED)
+        except Exception as error:  # the reader's code may raise anything; the verdict says what
+            return Verdict(FAILS, f"your code raised {type(error).__name__}: {error}")
+        return Verdict(PASSES, self.praise) if complaint is None else Verdict(FAILS, complaint)
+
+
+@dataclass(frozen=True)
+class Code(Exercise):
+    """The answer is a function: compare it with the reference on every case.
+
+    cases:    argument tuples, small enough to print.
+    mistakes: sentence → the wrong function that someone who needs the sentence would write.
+    """
+
+    reference: Callable
+    cases: Sequence[tuple]
+    mistakes: Mapping[str, Callable]
+    praise: str = "equal to the reference on every case."
+
+    def examine(self, answer: Callable) -> str | None:
+        for case in self.cases:
+            expected, got = self.reference(*case), answer(*_copies(case))
+            if got is None:
+                return "your function returns None: the last line needs a return."
+            if not _close(got, expected):
+                return (
+                    f"for {self._describe(case)} expected {_show(expected)}, got {_show(got)}. "
+                    + self._diagnosis(answer)
+                )
+        return None
+
+    def _diagnosis(self, answer: Callable) -> str:
+        """The sentence of the mistake that gives the reader's result in every case, if there is one."""
+        for sentence, wrong in self.mistakes.items():
+            if all(_close(answer(*_copies(case)), wrong(*_copies(case))) for case in self.cases):
+                return sentence
+        return "Try this case by hand, then step through your function."
+
+    def _describe(self, case: tuple) -> str:
+        names = self.reference.__code__.co_varnames
+        return ", ".join(f"{n} = {_show(v)}" for n, v in zip(names, case, strict=False))
+
+
+@dataclass(frozen=True)
+class Numbers(Exercise):
+    """The answer is a list of numbers worked out by hand.
+
+    mistakes: sentence → the wrong numbers that someone who needs the sentence would get.
+    """
+
+    expected: Sequence[float]
+    mistakes: Mapping[str, Sequence[float]]
+    praise: str = "these are the right numbers."
+    labels: Sequence[str] = field(default=())
+
+    def examine(self, answer: Sequence[float]) -> str | None:
+        if ... in tuple(answer):
+            raise NotImplementedError
+        if len(answer) != len(self.expected):
+            return f"expected {len(self.expected)} numbers, got {len(answer)}."
+        if _close(answer, self.expected):
+            return None
+        for sentence, wrong in self.mistakes.items():
+            if _close(answer, wrong):
+                return f"got {_show(answer)}. {sentence}"
+        off = [i for i, pair in enumerate(zip(answer, self.expected, strict=True)) if not _close(*pair)]
+        names = ", ".join(self.labels[i] if self.labels else f"number {i + 1}" for i in off)
+        return f"not yet right: {names}."
+
+
+def _copies(case: tuple) -> tuple:
+    return tuple(v.clone() if isinstance(v, torch.Tensor) else v for v in case)
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return torch.as_tensor(value).detach().double()
+
+
+def _close(got: Any, expected: Any) -> bool:
+    got, expected = _tensor(got), _tensor(expected)
+    return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def _show(value: Any) -> str:
+    """A number or a tensor, short enough for a sentence."""
+    if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
+        return str(value.tolist())
+    if isinstance(value, (torch.Tensor, list, tuple)):
+        flat = _tensor(value)
+        if flat.ndim == 0:
+            return f"{flat.item():.4g}"
+        entries = [_show(v) for v in flat] if flat.ndim > 1 else [f"{v:.4g}" for v in flat.tolist()]
+        return "(" + ", ".join(entries) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -13,15 +13,16 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+FROM_THE_PACKAGE = """\
+import adv_lib
+assert "-packages" in adv_lib.__file__, f"not the installed package: {adv_lib.__file__}"
+"""
+
 
 def run(path: Path) -> str | None:
     """Execute one notebook; returns what went wrong, or None."""
     notebook = nbformat.read(path, as_version=4)
-    where = nbformat.v4.new_code_cell(
-        "import adv_lib\n"
-        "assert 'site-packages' in adv_lib.__file__ or 'dist-packages' in adv_lib.__file__"
-    )
-    notebook.cells.append(where)
+    notebook.cells.append(nbformat.v4.new_code_cell(FROM_THE_PACKAGE))
     try:
         NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
@@ -31,7 +32,10 @@ def run(path: Path) -> str | None:
 
 def main(folder: str, report: str | None = None) -> int:
     errors = {}
-    for path in sorted(Path(folder).glob("*.ipynb")):
+    chapters = sorted(Path(folder).glob("*.ipynb"))
+    if not chapters:
+        sys.exit(f"No chapter in {folder}.")
+    for path in chapters:
         start = time.perf_counter()
         error = run(path)
         seconds = time.perf_counter() - start

@@ -1,0 +1,262 @@
+"""Checks of chapter 1, linear models."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import cross_entropy, softplus
+
+from .. import linear
+from ..threat import Ball
+from . import Code, Exercise, Numbers, _show
+
+# ---- three balls by hand: max ⟨w, δ⟩ for w = (3, −4), ε = 0.1 and p = 1, 2, ∞ ----
+
+three_balls = Numbers(
+    expected=(0.4, 0.5, 0.7),
+    labels=("p = 1", "p = 2", "p = ∞"),
+    mistakes={
+        "You used ‖w‖_p. The ball is measured in p, the answer in the dual order q: "
+        "p = 1 goes with q = ∞ and p = ∞ with q = 1.": (0.7, 0.5, 0.4),
+        "You left out ε: the norm is multiplied by the radius of the ball.": (4, 5, 7),
+        "The sign is that of the minimum. The maximum over a ball is never negative, "
+        "since δ = 0 is allowed.": (-0.4, -0.5, -0.7),
+    },
+    praise="all the budget on the largest entry; along w; a bit of everything.",
+)
+
+# ---- write the worst perturbation ----
+
+
+def _worst_delta(w: Tensor, y: int, eps: float, p: float) -> Tensor:
+    if p == math.inf:
+        return -y * eps * w.sign()
+    if p == 2:
+        return -y * eps * w / vector_norm(w)
+    largest = torch.nn.functional.one_hot(w.abs().argmax(), len(w))
+    return -y * eps * w.sign() * largest
+
+
+def _spread_evenly(w, y, eps, p):
+    return -y * eps * w.sign() / len(w) if p == 1 else _worst_delta(w, y, eps, p)
+
+
+def _unnormalised(w, y, eps, p):
+    return -y * eps * w if p == 2 else _worst_delta(w, y, eps, p)
+
+
+worst_delta = Code(
+    reference=_worst_delta,
+    cases=[
+        (torch.tensor([3.0, -4.0]), 1, 0.1, math.inf),
+        (torch.tensor([3.0, -4.0]), -1, 0.1, math.inf),
+        (torch.tensor([3.0, -4.0]), 1, 0.1, 2),
+        (torch.tensor([3.0, -4.0]), 1, 0.1, 1),
+        (torch.tensor([0.5, 0.0, -2.0]), -1, 0.3, 1),
+        (torch.tensor([0.5, 0.0, -2.0]), -1, 0.3, 2),
+    ],
+    mistakes={
+        "Your δ raises the margin: the adversary wants y wᵀδ as small as possible, so turn the sign "
+        "around.": lambda w, y, eps, p: -_worst_delta(w, y, eps, p),
+        "You left out y: for a sample of the other class the worst δ points the other way.": (
+            lambda w, y, eps, p: _worst_delta(w, 1, eps, p)
+        ),
+        "For p = 1 you spread ε over all coordinates. The same budget does more on the one "
+        "coordinate with the largest |w_i|.": _spread_evenly,
+        "For p = 2 you forgot to divide by ‖w‖₂, so ‖δ‖₂ is not ε.": _unnormalised,
+    },
+    praise="right for every norm and both labels.",
+)
+
+# ---- write the robust loss ----
+
+
+def _robust_loss(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return softplus(-(y * (x @ w + b) - eps * w.abs().sum())).mean()
+
+
+robust_loss = Code(
+    reference=_robust_loss,
+    cases=[
+        (
+            torch.tensor([3.0, -4.0]),
+            torch.tensor(0.5),
+            torch.tensor([[1.0, 0.0]]),
+            torch.tensor([1.0]),
+            0.1,
+        ),
+        (
+            torch.tensor([1.0, -2.0, 0.5]),
+            torch.tensor(-0.2),
+            torch.tensor([[0.5, 0.2, 1.0], [0.1, 0.9, 0.3]]),
+            torch.tensor([1.0, -1.0]),
+            0.2,
+        ),
+    ],
+    mistakes={
+        "You added ε‖w‖₁ to the loss. It belongs inside L, subtracted from the margin: there it costs "
+        "nothing on points with a large margin.": (
+            lambda w, b, x, y, eps: softplus(-y * (x @ w + b)).mean() + eps * w.abs().sum()
+        ),
+        "You multiplied the penalty by y as well. The adversary lowers the margin of both classes: "
+        "y (wᵀx + b) − ε‖w‖₁.": (
+            lambda w, b, x, y, eps: softplus(-y * (x @ w + b - eps * w.abs().sum())).mean()
+        ),
+        "You used ‖w‖_∞. The dual of the ℓ∞ ball is the ℓ1 norm.": (
+            lambda w, b, x, y, eps: softplus(-(y * (x @ w + b) - eps * w.abs().max())).mean()
+        ),
+        "You raised the margin: that is the best case, not the worst.": (
+            lambda w, b, x, y, eps: softplus(-(y * (x @ w + b) + eps * w.abs().sum())).mean()
+        ),
+    },
+    praise="the exact worst-case loss, in one line.",
+)
+
+# ---- the radius that each sample can bear ----
+
+
+def _radius(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return (y * (x @ w + b)).clamp(min=0) / vector_norm(w)
+
+
+radius = Code(
+    reference=_radius,
+    cases=[
+        (
+            torch.tensor([3.0, -4.0]),
+            torch.tensor(1.0),
+            torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+            torch.tensor([1.0, 1.0]),
+        ),
+        (
+            torch.tensor([0.0, 2.0]),
+            torch.tensor(-1.0),
+            torch.tensor([[0.3, 0.9], [0.1, 0.2]]),
+            torch.tensor([1.0, -1.0]),
+        ),
+    ],
+    mistakes={
+        "A sample that is already wrong bears nothing: its radius is 0, not negative.": (
+            lambda w, b, x, y: y * (x @ w + b) / vector_norm(w)
+        ),
+        "That is the distance to the line whichever side the sample is on. On the wrong side the radius "
+        "is 0.": lambda w, b, x, y: (x @ w + b).abs() / vector_norm(w),
+        "You divided by ‖w‖₁, which gives the radius in ℓ∞. The dual of ℓ2 is ℓ2.": (
+            lambda w, b, x, y: (y * (x @ w + b)).clamp(min=0) / w.abs().sum()
+        ),
+        "That is the margin. Divide it by how fast a step of length 1 can lower it.": (
+            lambda w, b, x, y: (y * (x @ w + b)).clamp(min=0)
+        ),
+    },
+    praise="this is the exact certified radius of a linear model.",
+)
+
+# ---- break it: a small ‖w‖₂ is not ℓ∞ robustness ----
+
+
+class _SmallNorm(Exercise):
+    praise = "‖w‖₂ ranks these two models one way, an ℓ∞ adversary the other."
+
+    def examine(self, answer: tuple) -> str | None:
+        if ... in tuple(answer):
+            raise NotImplementedError
+        small, large = (torch.as_tensor(w, dtype=torch.float64) for w in answer)
+        x = torch.tensor([2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+        if small.shape != x.shape or large.shape != x.shape:
+            return "each weight vector needs 4 entries, like x."
+        clean = [w @ x for w in (small, large)]
+        if any(abs(m - 1) > 1e-3 for m in clean):
+            return f"both clean margins wᵀx must be 1, yours are {_show(torch.stack(clean))}."
+        euclid = [vector_norm(w) for w in (small, large)]
+        if euclid[0] >= euclid[1] - 1e-6:
+            return (
+                f"the first vector must have the smaller ‖w‖₂, yours have {_show(torch.stack(euclid))}."
+            )
+        robust = [m - 0.1 * w.abs().sum() for m, w in zip(clean, (small, large), strict=True)]
+        if robust[0] >= robust[1] - 1e-6:
+            return (
+                "the first model must have the smaller robust margin wᵀx − 0.1‖w‖₁, yours have "
+                f"{_show(torch.stack(robust))}. Concentrate the second one on fewer coordinates."
+            )
+        return None
+
+
+small_norm = _SmallNorm()
+
+# ---- certify a ten-class linear model ----
+
+
+def _certify(W: Tensor, b: Tensor, x: Tensor, y: int, eps: float) -> bool:
+    others = [k for k in range(len(W)) if k != y]
+    return all((W[y] - W[k]) @ x + b[y] - b[k] > eps * (W[y] - W[k]).abs().sum() for k in others)
+
+
+def _only_runner_up(W, b, x, y, eps):
+    z = W @ x + b
+    z[y] = -math.inf
+    k = z.argmax()
+    return bool((W[y] - W[k]) @ x + b[y] - b[k] > eps * (W[y] - W[k]).abs().sum())
+
+
+def _norms_added(W, b, x, y, eps):
+    z, size = W @ x + b, W.abs().sum(1)
+    others = [k for k in range(len(W)) if k != y]
+    return all(bool(z[y] - z[k] > eps * (size[y] + size[k])) for k in others)
+
+
+certify = Code(
+    reference=_certify,
+    cases=[
+        # the runner-up k = 1 is close and flat, k = 2 is far and steep: only k = 2 can be reached
+        (
+            torch.tensor([[1.0, 0.0], [0.9, 0.0], [-4.0, 6.0]]),
+            torch.zeros(3),
+            torch.tensor([1.0, 0.2]),
+            0,
+            0.4,
+        ),
+        # large weights in common: they cancel in w_y − w_k
+        (torch.tensor([[5.0, 5.0], [5.0, 4.0]]), torch.zeros(2), torch.tensor([0.5, 0.5]), 0, 0.2),
+        # wrong to begin with
+        (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), torch.tensor([0.2, 0.6]), 0, 0.1),
+        (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), torch.tensor([0.9, 0.1]), 0, 0.1),
+    ],
+    mistakes={
+        "You checked the runner-up only. A class that is further away can still be the first one that "
+        "δ reaches, because its margin may fall faster: check every k ≠ y.": _only_runner_up,
+        "You moved both logits by their own worst δ. One δ serves both: the margin changes with "
+        "w_y − w_k, whose norm can be much smaller than ‖w_y‖₁ + ‖w_k‖₁.": _norms_added,
+        "That is the clean prediction: subtract ε‖w_y − w_k‖₁ from each margin.": (
+            lambda W, b, x, y, eps: bool((W @ x + b).argmax() == y)
+        ),
+    },
+    praise="exact for any number of classes.",
+)
+
+# ---- break it: make the cross-entropy bound loose ----
+
+
+class _LooseBound(Exercise):
+    praise = "two rivals that no single δ can serve at once."
+
+    def examine(self, answer: Tensor) -> str | None:
+        W = torch.as_tensor(answer, dtype=torch.float64)
+        if W.shape != (3, 1) or not W.isfinite().all():
+            return f"expected 3 classes and 1 input, a finite tensor (3, 1), got {tuple(W.shape)}."
+        b, x, y = W.new_zeros(3), W.new_zeros(1, 1), torch.tensor([0])
+        bound = linear.robust_cross_entropy_bound(W, b, x, y, Ball(math.inf, 1.0)).item()
+        ends = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)  # the maximum of a convex function
+        exact = cross_entropy(ends @ W.T, torch.tensor([0, 0]), reduction="none").max().item()
+        if bound - exact < 0.6:
+            return (
+                f"the bound is {bound:.3f} and the exact maximum {exact:.3f}, a gap of "
+                f"{bound - exact:.3f}; make it at least 0.6. The two rivals should want opposite δ, "
+                "and want it badly."
+            )
+        return None
+
+
+loose_bound = _LooseBound()

@@ -1,0 +1,82 @@
+"""One look for every figure: the same colour means the same thing in the whole book."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Okabe & Ito's palette, told apart by every common kind of colour vision.
+CLEAN = "#0072B2"  # inputs and errors without an adversary; class −1
+ATTACKED = "#D55E00"  # what an adversary reaches
+CERTIFIED = "#009E73"  # what is proved
+FAILED = "#CC79A7"  # what does not work
+OTHER = "#E69F00"  # class +1; a second thing of the same kind
+INK = "#333333"
+
+STYLE = {
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": "medium",
+    "axes.titlecolor": INK,
+    "axes.prop_cycle": plt.cycler(color=[CLEAN, ATTACKED, CERTIFIED, FAILED, OTHER]),
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+}
+
+
+def use_style() -> None:
+    """Give every figure drawn from now on the book's look."""
+    plt.rcParams.update(STYLE)
+
+
+def images(x: Tensor, titles: Sequence[str], *, signed: bool = False, axes=None) -> Figure:
+    """Draw a row of images with a title each.
+
+    x: (n, C, H, W) in [0, 1], or of any sign if signed: then red is positive, blue negative, white 0,
+    on one scale for the row.  axes: n axes to draw into; None makes a figure.
+    """
+    if axes is None:
+        _, axes = plt.subplots(1, len(x), figsize=(1.35 * len(x), 1.65), squeeze=False)
+        axes = axes[0]
+    limit = x.abs().max().item() or 1.0
+    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if signed else {"vmin": 0, "vmax": 1}
+    if not signed and x.shape[1] == 1:
+        look["cmap"] = "gray_r"
+    for ax, image, title in zip(axes, x.detach().cpu(), titles, strict=True):
+        ax.imshow(image.permute(1, 2, 0).squeeze(-1), **look)
+        ax.set_title(title, fontsize="small")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(True)
+        ax.spines[:].set_color("#BBBBBB")
+    return axes[0].figure
+
+
+def circle(p: float, points: int = 361) -> Tensor:
+    """Points on the unit circle {δ ∈ ℝ² : ‖δ‖_p = 1} for any p ≥ 1, in order: (points, 2)."""
+    angle = torch.linspace(0, 2 * math.pi, points, dtype=torch.float64)
+    direction = torch.stack([angle.cos(), angle.sin()], 1)
+    return direction / torch.linalg.vector_norm(direction, ord=p, dim=1, keepdim=True)
+
+
+def line(ax: Axes, w: Tensor, b: Tensor | float, **look) -> None:
+    """Draw {x ∈ ℝ² : wᵀx + b = 0}.  w: (2,), not 0."""
+    w = w.detach().double()
+    foot = -float(b) * w / w.dot(w)
+    along = torch.stack([-w[1], w[0]])
+    ax.axline(foot.tolist(), (foot + along / along.norm()).tolist(), **look)

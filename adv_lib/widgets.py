@@ -1,0 +1,162 @@
+"""Figures that move without a kernel: frames drawn up front behind native range inputs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Control:
+    """One range input: what it is called, the values it steps through, how a value reads."""
+
+    label: str
+    values: Sequence[Any]
+    show: Callable[[Any], str] = "{:g}".format
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A figure that follows one or more controls; show it by ending a cell with it."""
+
+    controls: tuple[Control, ...]
+    frames: tuple[str, ...]  # data URIs; the last control changes fastest
+    alts: tuple[str, ...]
+    caption: str
+
+    def _repr_html_(self) -> str:
+        content = json.dumps([[c.label for c in self.controls], self.frames, self.alts])
+        name = "adv-" + hashlib.sha256(content.encode()).hexdigest()[:12]
+        inputs = "".join(_input(control) for control in self.controls)
+        first = 0
+        for control in self.controls:
+            first = first * len(control.values) + control.start
+        data = {
+            "frames": self.frames,
+            "alts": self.alts,
+            "texts": [[c.show(v) for v in c.values] for c in self.controls],
+        }
+        return PAGE.format(
+            name=name,
+            inputs=inputs,
+            source=self.frames[first],
+            alt=html.escape(self.alts[first], quote=True),
+            caption=f"<figcaption>{html.escape(self.caption)}</figcaption>",
+            data=json.dumps(data, ensure_ascii=False).replace("</", "<\\/"),
+        )
+
+
+def slider(
+    draw: Callable[..., Figure],
+    alt: Callable[..., str],
+    *controls: Control,
+    caption: str,
+    live: bool = False,
+) -> Slider:
+    """Draw one frame for every combination of the controls' values.
+
+    draw:    takes one value per control and returns a figure, always of the same size.
+    alt:     takes the same values and says in words what that frame shows.
+    caption: what to look for while moving the controls.
+    live:    with a kernel, an ipywidgets version instead that calls draw for every value between.
+    Raises ValueError without a control, for a control without values, or for an empty alt text.
+    """
+    if not controls or any(not c.values or not 0 <= c.start < len(c.values) for c in controls):
+        raise ValueError("expected at least one control, each with values and a start among them")
+    if live:
+        return _live(draw, controls)
+    combinations = list(itertools.product(*(control.values for control in controls)))
+    alts = tuple(alt(*values) for values in combinations)
+    if not all(text.strip() for text in alts):
+        raise ValueError("every frame needs alt text that says what it shows")
+    return Slider(controls, tuple(_frame(draw(*values)) for values in combinations), alts, caption)
+
+
+def _frame(figure: Figure, colours: int = 64) -> str:
+    """The figure as the data URI of a palette PNG, a quarter of the size of a full-colour one."""
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    picture = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    picture.save(packed, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
+
+
+def _input(control: Control) -> str:
+    label, text = (
+        html.escape(control.label),
+        html.escape(control.show(control.values[control.start])),
+    )
+    return (
+        f'<label><span>{label}</span> <input type="range" min="0" max="{len(control.values) - 1}" '
+        f'step="1" value="{control.start}" aria-label="{label}" aria-valuetext="{text}" '
+        f'autocomplete="off"> <output>{text}</output></label>'
+    )
+
+
+def _live(draw: Callable[..., Figure], controls: tuple[Control, ...]):
+    """The same figure redrawn by the kernel: numbers move continuously, anything else in steps."""
+    import ipywidgets
+    from IPython.display import display
+
+    inputs = {}
+    for control in controls:
+        start = control.values[control.start]
+        if all(isinstance(value, float) for value in control.values):
+            low, high = min(control.values), max(control.values)
+            inputs[control.label] = ipywidgets.FloatSlider(
+                start, min=low, max=high, step=(high - low) / 200, description=control.label
+            )
+        else:
+            options = [(control.show(value), value) for value in control.values]
+            inputs[control.label] = ipywidgets.SelectionSlider(
+                options=options, value=start, description=control.label
+            )
+
+    def redraw(**values):
+        figure = draw(*values.values())
+        display(figure)
+        plt.close(figure)
+
+    return ipywidgets.interactive(redraw, **inputs)
+
+
+PAGE = """<figure class="adv-slider" id="{name}">
+<div class="adv-controls">{inputs}</div>
+<img src="{source}" alt="{alt}">
+{caption}
+<script type="application/json">{data}</script>
+<script>
+(() => {{
+  const figure = document.getElementById("{name}");
+  const {{frames, alts, texts}} = JSON.parse(figure.querySelector("script").textContent);
+  const inputs = [...figure.querySelectorAll("input")];
+  const image = figure.querySelector("img");
+  const show = () => {{
+    let frame = 0;
+    inputs.forEach((input, i) => {{
+      const text = texts[i][input.value];
+      frame = frame * texts[i].length + Number(input.value);
+      input.setAttribute("aria-valuetext", text);
+      input.nextElementSibling.textContent = text;
+    }});
+    image.src = frames[frame];
+    image.alt = alts[frame];
+  }};
+  inputs.forEach((input) => input.addEventListener("input", show));
+}})();
+</script>
+</figure>"""

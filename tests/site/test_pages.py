@@ -1,0 +1,170 @@
+"""Every page of the built book, as its readers meet it."""
+
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "_build/html"
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+
+
+@pytest.fixture
+def opened(visit):
+    """The page with every proof, hint, solution and hidden cell open."""
+    visit.page.evaluate(
+        """() => {
+            document.querySelectorAll("details").forEach(d => { d.open = true });
+            document.querySelectorAll(".toggle-hidden > button").forEach(b => b.click());
+        }"""
+    )
+    return visit
+
+
+def test_the_page_loads_without_a_complaint_in_the_console_or_a_failed_request(visit):
+    assert visit.complaints == []
+
+
+def test_the_page_asks_no_other_host(visit, address):
+    assert visit.hosts() == {urlsplit(address).hostname}
+
+
+def test_every_image_says_what_it_shows(visit):
+    images = visit.page.eval_on_selector_all(
+        "img", "images => images.map(i => [i.alt, i.src.slice(0, 80)])"
+    )
+    silent = [
+        (alt, source)
+        for alt, source in images
+        if len(alt.split()) < 2 or re.search(r"\.(png|svg|jpe?g|webp)$|^_images|/_images", alt)
+    ]
+    assert silent == []
+
+
+def picture(figure):
+    """(alt, source) of the picture that a slider shows now."""
+    return figure.evaluate(
+        "f => { const i = [...f.querySelectorAll('img')].find(i => i.checkVisibility());"
+        " return [i.alt, i.src] }"
+    )
+
+
+def test_every_slider_changes_its_picture_by_keyboard_and_back(visit):
+    for figure in visit.page.query_selector_all("figure.adv-slider"):
+        for control in figure.query_selector_all("input[type=range]"):
+            at_the_end = control.evaluate("c => Number(c.value) >= Number(c.max)")
+            there, back = ["ArrowLeft", "ArrowRight"][:: 1 if at_the_end else -1]
+            first = picture(figure)
+            control.press(there)
+            second = picture(figure)
+            control.press(back)
+            assert picture(figure) == first
+            for before, after in zip(first, second, strict=True):
+                assert before != after, f"{first[0]}: {there} changes nothing"
+    assert visit.complaints == []
+
+
+def test_every_proof_hint_and_solution_opens_and_closes_by_keyboard_and_by_click(visit):
+    shut = visit.page.query_selector_all("main details:not([open]) > summary")
+    for summary in shut:
+        if not summary.is_visible():
+            continue  # inside another one that is shut
+        is_open = lambda s=summary: s.evaluate("s => s.parentElement.open")  # noqa: E731
+        summary.press("Enter")
+        assert is_open(), summary.inner_text()
+        summary.click()
+        assert not is_open(), summary.inner_text()
+    for button in visit.page.query_selector_all("main .toggle-hidden > button.toggle-button"):
+        hidden = lambda b=button: b.evaluate(  # noqa: E731
+            "b => b.parentElement.classList.contains('toggle-hidden')"
+        )
+        button.press("Enter")
+        assert not hidden()
+        button.click()
+        assert hidden()
+
+
+def test_the_mathematics_is_set_and_none_is_left_raw(opened):
+    unset = opened.page.eval_on_selector_all(
+        "main .math",
+        "all => all.filter(m => !m.querySelector('mjx-container')).map(m => m.textContent)",
+    )
+    assert unset == []
+    assert opened.page.eval_on_selector_all("mjx-merror", "all => all.map(e => e.title)") == []
+    prose = opened.page.evaluate(
+        """() => {
+            const main = document.querySelector("main").cloneNode(true);
+            const set = "pre, code, script, style, mjx-container";
+            main.querySelectorAll(set).forEach(e => e.remove());
+            return main.textContent;
+        }"""
+    )
+    assert re.findall(r".{0,40}(?:\$\$|\\\(|\\\[|\$\\).{0,40}", prose) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(opened, scheme):
+    opened.page.emulate_media(color_scheme=scheme)
+    assert opened.page.evaluate("document.documentElement.dataset.theme") == scheme
+    opened.screenshot(f"desktop-{scheme}", full_page=True)
+    found = Axe().run(opened.page).response["violations"]
+    violations = [
+        (violation["id"], violation["help"], [node["html"][:200] for node in violation["nodes"]])
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+    ]
+    assert violations == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_hangs_over_the_edge_of_a_phone(opened, scheme):
+    opened.page.emulate_media(color_scheme=scheme)
+    opened.page.set_viewport_size(PHONE)
+    try:
+        opened.screenshot(f"phone-{scheme}", full_page=True)
+        width = opened.page.evaluate("document.documentElement.scrollWidth")
+        wide = opened.page.evaluate(
+            """width => [...document.querySelectorAll("main *")]
+                .filter(e => e.getBoundingClientRect().right > width + 1)
+                .map(e => e.outerHTML.slice(0, 120)).slice(0, 5)""",
+            PHONE["width"],
+        )
+        assert width <= PHONE["width"], wide
+    finally:
+        opened.page.set_viewport_size(DESKTOP)
+
+
+@cache
+def anchors(path) -> set[str]:
+    """The ids that a page of the build offers."""
+    return set(re.findall(r'\b(?:id|name)="([^"]+)"', path.read_text()))
+
+
+def test_every_internal_link_leads_to_a_page_and_an_anchor_that_exist(visit, address):
+    links = visit.page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
+    broken = set()
+    for link in links:
+        if not link.startswith(address):
+            continue
+        url = urlsplit(link)
+        path = SITE / unquote(url.path).lstrip("/")
+        path = path / "index.html" if path.is_dir() else path
+        generated = path.name == "search.html" or url.fragment in ("", "top")
+        if not path.exists() or not (generated or unquote(url.fragment) in anchors(path)):
+            broken.add(link.removeprefix(address))
+    assert broken == set()
+
+
+def test_every_launch_button_leads_to_a_file_of_the_repository(visit):
+    links = visit.page.eval_on_selector_all(
+        "a[href*='colab.research.google.com/github/']", "all => all.map(a => a.href)"
+    )
+    targets = [re.sub(r".*?/blob/[^/]+/", "", link) for link in links]
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
+    if visit.name.startswith("chapters/"):
+        assert set(targets) == {visit.name.replace(".html", ".ipynb")}

@@ -1,0 +1,85 @@
+"""The lecture decks, opened from disk without a network."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+SITE = Path(__file__).parents[2] / "_build/html"
+
+
+def words(text: str) -> str:
+    """The text with every run of white space as one space."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def test_the_deck_opens_from_disk_without_complaint_and_without_a_network(deck):
+    assert deck.complaints == []
+    assert deck.hosts() == set()
+    assert deck.page.evaluate("Reveal.getTotalSlides()") > 3
+
+
+def test_the_frame_is_16_to_9(deck):
+    assert deck.page.evaluate("Reveal.getConfig().width / Reveal.getConfig().height") == (
+        pytest.approx(16 / 9, rel=0.01)
+    )
+
+
+def test_no_slide_overflows_its_frame(deck):
+    overflowing = deck.page.evaluate(
+        """() => Reveal.getSlides().flatMap(slide => {
+            const {h, v} = Reveal.getIndices(slide);
+            Reveal.slide(h, v, 99);
+            const outside = [...slide.querySelectorAll("*")].filter(element => {
+                const unseen = !element.checkVisibility();
+                if (unseen || element.closest("aside, mjx-assistive-mml")) return false;
+                const box = element.getBoundingClientRect();
+                return box.top < -1 || box.left < -1
+                    || box.bottom > innerHeight + 1 || box.right > innerWidth + 1;
+            });
+            const title = slide.innerText.slice(0, 60);
+            return outside.slice(0, 1).map(e => [h, v, title, e.outerHTML.slice(0, 99)]);
+        })"""
+    )
+    deck.page.evaluate("Reveal.slide(0, 0)")
+    assert overflowing == []
+
+
+def test_the_speaker_notes_are_in_the_deck_and_not_in_the_book(deck):
+    notes = [words(text) for text in deck.page.eval_on_selector_all(
+        "aside.notes", "all => all.map(n => n.textContent)"
+    )]  # fmt: skip
+    sentences = {s for note in notes for s in re.split(r"(?<=[.?!]) ", note) if len(s) > 30}
+    assert sentences
+    page = (SITE / deck.name.removeprefix("slides/")).read_text()
+    book = words(re.sub(r"<[^>]+>", " ", page))
+    assert [sentence for sentence in sentences if sentence in book] == []
+
+
+def test_the_deck_has_a_live_demo_and_its_source_is_shown(deck):
+    assert deck.page.eval_on_selector_all(
+        ".tag_live-demo pre", "all => all.map(e => e.textContent.trim()).filter(Boolean).length"
+    )
+
+
+def test_every_image_of_the_deck_says_what_it_shows(deck):
+    alts = deck.page.eval_on_selector_all(".slides img", "all => all.map(i => i.alt)")
+    assert [alt for alt in alts if len(alt.split()) < 2] == []
+
+
+def test_the_mathematics_of_the_deck_is_set(deck):
+    unset = deck.page.eval_on_selector_all(
+        ".slides .math",
+        "all => all.filter(m => !m.querySelector('mjx-container')).map(m => m.textContent)",
+    )
+    assert unset == []
+
+
+def test_every_slide_can_be_reached_by_keyboard(deck):
+    slides = deck.page.evaluate("Reveal.getTotalSlides()")
+    for number in range(slides):
+        deck.screenshot(f"{number + 1:02d}")
+        while deck.page.evaluate("Reveal.availableFragments().next"):
+            deck.page.keyboard.press("Space")
+        deck.page.keyboard.press("Space")
+    assert deck.page.evaluate("Reveal.isLastSlide()")
