@@ -83,7 +83,7 @@ def slider(
     return Slider(controls, tuple(_frame(draw(*values)) for values in combinations), alts, caption)
 
 
-def _frame(figure: Figure, colours: int = 64) -> str:
+def _frame(figure: Figure, colours: int = 128) -> str:
     """The figure as the data URI of a palette PNG, a quarter of the size of a full-colour one."""
     from PIL import Image
 

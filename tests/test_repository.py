@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GITHUB = "https://github.com"  # apart, so that no address in this file is one
 CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))
 
 spec = importlib.util.spec_from_file_location("repository", ROOT / "book/_tools/repository.py")
@@ -74,11 +75,11 @@ def copy(texts, tmp_path):
 
 def test_after_a_fork_nothing_of_the_old_address_remains_and_notebooks_keep_their_format(copy, texts):
     old_owner, old_repo = repository.declared(texts)[0].split("/")[-2:]
-    repository.fork(copy, "https://github.com/Some-One/a.fork_2")
+    repository.fork(copy, f"{GITHUB}/Some-One/a.fork_2")
     assert repository.disagreements(copy) == []
     forked = repository.text_files(copy)
     assert forked.keys() == texts.keys()
-    assert repository.declared(forked)[0] == "https://github.com/Some-One/a.fork_2"
+    assert repository.declared(forked)[0] == f"{GITHUB}/Some-One/a.fork_2"
     for name, text in forked.items():
         assert f"{old_owner}/{old_repo}".lower() not in text.lower(), name
         assert f"{old_owner}.github.io" not in text.lower(), name
@@ -89,7 +90,7 @@ def test_after_a_fork_nothing_of_the_old_address_remains_and_notebooks_keep_thei
 
 def test_a_fork_and_the_way_back_change_nothing(copy, texts):
     url, _ = repository.declared(texts)
-    repository.fork(copy, "https://github.com/someone/fork")
+    repository.fork(copy, f"{GITHUB}/someone/fork")
     repository.fork(copy, url)
     assert repository.text_files(copy) == texts
 
@@ -97,7 +98,7 @@ def test_a_fork_and_the_way_back_change_nothing(copy, texts):
 def test_a_chapter_merged_from_another_repository_is_a_disagreement(copy, texts):
     chapter = copy / "chapters" / CHAPTERS[0].name
     url, _ = repository.declared(texts)
-    chapter.write_text(chapter.read_text().replace(url, "https://github.com/up/stream"))
+    chapter.write_text(chapter.read_text().replace(url, f"{GITHUB}/up/stream"))
     places = repository.disagreements(copy)
     assert places
     assert all(place.startswith("chapters/") for place in places)
@@ -109,10 +110,15 @@ def test_links_to_other_repositories_are_left_alone(copy):
     page = copy / "book" / "other.md"
     page.write_text("https://github.com/pytorch/pytorch https://pytorch.github.io/vision\n")
     before = page.read_text()
-    repository.fork(copy, "https://github.com/someone/fork")
+    repository.fork(copy, f"{GITHUB}/someone/fork")
     assert page.read_text() == before
 
 
 def test_an_address_that_is_no_repository_is_refused(capsys):
     assert repository.main("https://example.org/you/fork") == 2
     assert "Not the address" in capsys.readouterr().err
+
+
+def test_the_package_and_the_citation_state_the_same_version(texts):
+    package = re.search(r'^version = "(.+)"$', texts["pyproject.toml"], re.M)[1]
+    assert re.search(r"^version: (.+)$", texts["CITATION.cff"], re.M)[1] == package

@@ -3,9 +3,9 @@
     repository.py --check                         lists every place that disagrees, exit code 1
     repository.py https://github.com/you/fork     rewrites them all (make fork URL=…)
 
-An address is the book's own when the metadata files or the install cell of a chapter use it; links
-to other people's repositories are left alone. Standard library only, so that a fork needs no
-environment. Notebooks are rewritten as text, which keeps their formatting.
+An address is the book's own when the configuration, the metadata or the install cell of a chapter
+uses it; links to other people's repositories are left alone. Standard library only, so that a fork
+needs no environment. Notebooks are rewritten as text, which keeps their formatting.
 """
 
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "_config.yml"
-METADATA = {CONFIG, "pyproject.toml", "CITATION.cff"}
+METADATA = {"pyproject.toml", "CITATION.cff"}
 INSTALL = "git+https://github.com/"
 NAME = r"[\w-]+(?:\.(?!git\b)[\w-]+)*"
 ADDRESS = re.compile(
@@ -55,7 +55,7 @@ def declared(texts: dict[str, str]) -> tuple[str, str]:
 def rewritten(texts: dict[str, str], url: str, branch: str) -> dict[str, str]:
     """The same files with every address of the book turned into `url` and `branch`."""
     owner, repo = url.split("/")[-2:]
-    ours = {
+    ours = {slug(ADDRESS.search(declared(texts)[0]))} | {
         slug(m)
         for name, text in texts.items()
         for m in ADDRESS.finditer(text)

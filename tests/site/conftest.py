@@ -37,7 +37,7 @@ def below(folder: Path, pattern: str) -> list[str]:
 
 
 PAGES = [page for page in below(SITE, "**/*.html") if not page.startswith("slides/")]
-DECKS = below(SLIDES, "chapters/*.html")
+DECKS = below(SLIDES, "[0-9]*.html")
 
 
 def missing(what: str):
@@ -106,6 +106,7 @@ class Visit:
     def screenshot(self, label: str, **options):
         """Keep a picture in _build/screenshots when SCREENSHOTS is set."""
         if os.environ.get("SCREENSHOTS"):
+            self.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
             name = re.sub(r"\W+", "-", self.name.removesuffix(".html"))
             self.page.screenshot(path=BUILD / "screenshots" / f"{name}-{label}.png", **options)
 
@@ -124,7 +125,7 @@ def deck(request, browser):
     """One deck in a 16:9 window, from its file, with the network off."""
     path = SLIDES / request.param
     if not path.exists():
-        missing("No deck in _build: make slides.")
+        missing("No deck in _build/html/slides: make book.")
     context = browser.new_context(viewport=FRAME, offline=True)
     visit = Visit(context.new_page(), f"slides/{request.param}").open(path.as_uri())
     visit.page.wait_for_function("window.Reveal?.isReady()")

@@ -10,6 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build/html"
+SETTLED = "Promise.all(document.getAnimations().map(animation => animation.finished)).then(() => 0)"
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -107,12 +108,20 @@ def test_the_mathematics_is_set_and_none_is_left_raw(opened):
     assert re.findall(r".{0,40}(?:\$\$|\\\(|\\\[|\$\\).{0,40}", prose) == []
 
 
+def test_no_theorem_exercise_or_solution_is_empty(opened):
+    boxes = opened.page.eval_on_selector_all(
+        "main :is(.proof, .exercise, details)", "all => all.map(box => box.innerText)"
+    )
+    assert [text for text in boxes if len(text.strip().splitlines()) < 2] == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_violation(opened, scheme):
     opened.page.emulate_media(color_scheme=scheme)
-    assert opened.page.evaluate("document.documentElement.dataset.theme") == scheme
+    opened.page.wait_for_function("s => document.documentElement.dataset.theme === s", arg=scheme)
+    opened.page.evaluate(SETTLED)
     opened.screenshot(f"desktop-{scheme}", full_page=True)
-    found = Axe().run(opened.page).response["violations"]
+    found = Axe().run(opened.page, options={"preload": False}).response["violations"]
     violations = [
         (violation["id"], violation["help"], [node["html"][:200] for node in violation["nodes"]])
         for violation in found

@@ -1,0 +1,89 @@
+# Two commands do everything on a fresh machine: `make book` and `make test`.
+# They need Python 3.11 or newer and make; everything else goes into .venv.
+
+PYTHON ?= python3
+PORT ?= 8000
+BIN = .venv/bin
+PY = $(BIN)/python
+CHAPTERS = $(wildcard chapters/*.ipynb)
+SPHINX = $(BIN)/jupyter-book build . -n -W --keep-going
+STAMP = .venv/.installed
+
+.DEFAULT_GOAL = help
+.PHONY: help book serve slides student test test-colab bench lock fork clean
+
+help:  ## say what there is (this list)
+	@echo "make TARGET, where TARGET is one of"
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
+
+book: $(STAMP)  ## run every chapter from clean and build the site, its slides and student copies
+	@rm -rf _build
+	@echo "== Running every chapter and building the book (a minute or two) =="
+	@$(SPHINX) --all -q
+	@$(MAKE) --no-print-directory slides student
+	@cp -R _build/deck _build/html/slides
+	@cp -R _build/student _build/html/student
+	@echo "Done. Open _build/html/index.html, or type: make serve"
+
+serve: book  ## build the book, then show it at http://localhost:8000 (PORT=… to change)
+	@echo "== http://localhost:$(PORT) (Ctrl-C to stop) =="
+	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+slides: $(STAMP)  ## write each chapter's slides into _build/deck (runs only chapters that changed)
+	@echo "== Writing the slides =="
+	@$(SPHINX) -q --builder custom --custom-builder deck
+	@ls _build/deck/[0-9]*.html
+
+student: $(STAMP)  ## copy the chapters without solutions into _build/student
+	@echo "== Writing the student copies =="
+	@$(PY) book/_ext/chapter_cells.py _build/student $(CHAPTERS)
+
+test: $(STAMP)  ## run all tests: lint, unit, theorems, chapters, and the built site in a browser
+	@$(call stage,Lint)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
+	@$(BIN)/nbstripout --verify $(CHAPTERS)
+	@$(call stage,Unit tests and theorems)
+	@$(BIN)/pytest tests --ignore=tests/site
+	@$(call stage,Every cell of every chapter)
+	@$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 $(CHAPTERS)
+	@$(call stage,The book)
+	@$(MAKE) --no-print-directory book
+	@$(call stage,The built site in a browser)
+	@$(BIN)/pytest tests/site
+	@$(call stage,All tests passed)
+
+test-colab: $(STAMP)  ## run the chapters in an environment with Colab's own versions
+	@bash tests/colab/run.sh
+
+bench: $(STAMP)  ## print the comparisons with published results
+	@$(PY) -m benchmarks
+
+lock: $(STAMP)  ## pin everything beneath requirements.txt in .ci/requirements.lock
+	@( echo "# Every package of the book's environment, for Python 3.11 and later, made by \`make lock\`."; \
+	   grep -v '^-c' requirements.txt | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	     --no-header --no-annotate - pyproject.toml ) > .ci/requirements.new && mv .ci/requirements.new .ci/requirements.lock
+
+fork:  ## rewrite the book's public address for a fork: make fork URL=https://github.com/you/fork
+	@$(PYTHON) book/_tools/repository.py "$(URL)"
+
+clean:  ## delete what was built; the environment in .venv stays
+	rm -rf _build
+
+# The environment, made once and again when what it is made from changes.
+$(STAMP): requirements.txt .ci/requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "This book needs Python 3.11 or newer: install it, or name it with make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "This book needs Python 3.11 or newer, and $(PYTHON) is older: name a newer one, as in make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@echo "== Making the environment in .venv (once; two to ten minutes) =="
+	@echo "   On Linux PyTorch brings its CUDA libraries, several GB. Without a GPU this is smaller:"
+	@echo "   UV_TORCH_BACKEND=cpu make book"
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --python $(PY) -r requirements.txt -e .
+	@touch $(STAMP)
+
+# A heading, and the time since the run began.
+STARTED := $(shell date +%s)
+stage = printf '\n== %s (after %d s) ==\n' "$(1)" $$(( $$(date +%s) - $(STARTED) ))

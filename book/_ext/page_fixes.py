@@ -1,0 +1,41 @@
+"""Small repairs to the pages that Sphinx and its extensions write."""
+
+from docutils import nodes
+from sphinx.util.osutil import relative_uri
+
+
+def link_within_the_site(app, doctree: nodes.document, docname: str) -> None:
+    """Make absolute links to the published book relative, so that they work offline and in forks.
+
+    Notebooks must name the deck and the student copy by their public address, for Colab.
+    """
+    home, here = app.config.html_baseurl, app.builder.get_target_uri(docname)
+    for link in doctree.findall(nodes.reference):
+        if home and link.get("refuri", "").startswith(home):
+            link["refuri"] = relative_uri(here, link["refuri"].removeprefix(home))
+
+
+def keep_ids_unique(app, doctree: nodes.document, docname: str) -> None:
+    """Drop the ids that sphinx-proof and sphinx-exercise give to the inside of every box."""
+    for section in doctree.findall(nodes.section):
+        if set(section["ids"]) & {"proof-content", "exercise-content", "solution-content"}:
+            section["ids"].clear()
+
+
+def say_constants_once(app, pagename, templatename, context, doctree) -> None:
+    """Drop repeated inline scripts: declaring the same `const` twice is an error in the console."""
+    seen, scripts = set(), []
+    for script in context.get("script_files", []):
+        body = getattr(script, "attributes", {}).get("body")
+        if body is None or body not in seen:
+            scripts.append(script)
+        seen.add(body)
+    context["script_files"] = scripts
+
+
+def setup(app) -> dict:
+    """Register with Sphinx."""
+    app.connect("doctree-resolved", link_within_the_site)
+    app.connect("doctree-resolved", keep_ids_unique)
+    app.connect("html-page-context", say_constants_once, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

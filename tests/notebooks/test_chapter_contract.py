@@ -1,0 +1,193 @@
+"""What every chapter promises its readers; CONTRIBUTING.md describes the cells and their metadata."""
+
+import ast
+import importlib.util
+import re
+from itertools import takewhile
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))
+
+spec = importlib.util.spec_from_file_location("cells", ROOT / "book/_ext/chapter_cells.py")
+chapter_cells = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(chapter_cells)
+
+
+def tagged(cell, tag: str) -> bool:
+    """Whether the cell carries `tag`."""
+    return tag in cell.metadata.get("tags", [])
+
+
+def code(cells) -> list:
+    """The code cells among `cells`."""
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def syntax(cell) -> ast.Module:
+    """The cell's Python, without its magics."""
+    return ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", cell.source, flags=re.MULTILINE))
+
+
+@pytest.fixture(scope="module", params=CHAPTERS, ids=lambda path: path.stem)
+def chapter(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.fixture
+def exercises(chapter):
+    """(statement, its stub cells, its solution cells) of every exercise."""
+    found = []
+    for number, statement in enumerate(chapter.cells):
+        if "exercise" in statement.metadata:
+            rest = chapter.cells[number + 1 :]
+            stub = list(takewhile(lambda cell: tagged(cell, "exercise"), rest))
+            solution = list(takewhile(lambda cell: tagged(cell, "solution"), rest[len(stub) :]))
+            found.append((statement, stub, solution))
+    return found
+
+
+def test_the_notebook_is_valid_and_stored_without_outputs(chapter):
+    nbformat.validate(chapter)
+    assert [c.source for c in code(chapter.cells) if c.outputs or c.execution_count] == []
+
+
+def test_the_first_code_is_the_install_cell_then_one_cell_with_all_imports(chapter):
+    install, imports, *rest = code(chapter.cells)
+    assert tagged(install, "install")
+    assert tagged(install, "remove-cell")
+    assert {type(s) for s in syntax(imports).body} <= {ast.Import, ast.ImportFrom, ast.Expr}
+    late = [
+        cell.source
+        for cell in rest
+        if any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(syntax(cell)))
+    ]
+    assert late == []
+
+
+def test_the_chapter_offers_its_parameters_and_its_badges_once(chapter):
+    assert sum(tagged(cell, "parameters") for cell in chapter.cells) == 1
+    assert sum("badges" in cell.metadata for cell in chapter.cells) == 1
+
+
+def test_the_code_cells_are_short(chapter):
+    lengths = [len(cell.source.splitlines()) for cell in code(chapter.cells)]
+    assert median(lengths) <= 6
+
+
+def test_no_cell_hides_an_error(chapter):
+    assert [c.source for c in chapter.cells if tagged(c, "raises-exception")] == []
+
+
+def test_cells_read_as_ordinary_markdown(chapter):
+    myst = [
+        line
+        for cell in chapter.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if re.match(r"\s*(:{3,}|`{3,}\{)|.*\{(ref|cite|numref|prf:ref|eq|doc|term)[\w:]*\}`", line)
+    ]
+    assert myst == []
+
+
+def test_every_theorem_says_what_it_is_to_readers_in_jupyter(chapter):
+    for cell in chapter.cells:
+        if prf := cell.metadata.get("prf"):
+            assert cell.source.startswith(f"**{prf['kind'].capitalize()} ({prf['title']}).**")
+            assert re.fullmatch(r"[a-z]+-[a-z0-9-]+", prf["label"])
+
+
+def test_slide_text_and_notes_are_comments_and_nothing_else(chapter):
+    for cell in chapter.cells:
+        kind = cell.metadata.get("slideshow", {}).get("slide_type")
+        comment = re.fullmatch(r"<!-- (slide|notes)\n.*\n-->", cell.source.strip(), re.DOTALL)
+        assert kind in {None, "slide", "subslide", "fragment", "notes"}
+        assert (kind == "notes") == bool(comment and comment[1] == "notes")
+        assert not cell.source.startswith("<!--") or (comment and kind), cell.source
+
+
+def test_the_chapter_has_pencil_code_and_break_it_exercises(exercises):
+    kinds = [statement.metadata["exercise"]["kind"] for statement, _, _ in exercises]
+    assert set(kinds) == {"pencil", "code", "break"}
+    assert len(kinds) >= 4
+    assert kinds.count("code") >= 2
+
+
+def test_every_exercise_has_a_statement_a_hint_a_stub_with_a_check_and_a_solution(exercises):
+    for statement, stub, solution in exercises:
+        about = statement.metadata["exercise"]
+        opening = "### Exercise: {title} ({minutes} min, {kind}".format(**about)
+        assert statement.source.startswith(opening)
+        assert "<details><summary>Hint</summary>" in statement.source
+        assert stub
+        assert all(cell.cell_type == "code" for cell in stub)
+        assert solution
+        assert stub[-1].source.splitlines()[-1].startswith("check")
+        explanation, *answers = solution
+        assert explanation.metadata["solution_of"] == about["label"]
+        assert explanation.source.startswith("<details><summary>Solution</summary>\n\n")
+        assert explanation.source.endswith("\n\n</details>")
+        assert answers
+        for cell in answers:
+            assert cell.source.startswith("# @title Solution")
+            assert cell.metadata["jupyter"]["source_hidden"]
+            assert cell.metadata["cellView"] == "form"
+
+
+def test_no_later_cell_uses_what_a_reader_writes_in_an_exercise(chapter, exercises):
+    written = {
+        name.id if isinstance(name, ast.Name) else name.name
+        for _, stub, _ in exercises
+        for cell in stub
+        for statement in syntax(cell).body
+        for name in [statement, *getattr(statement, "targets", [])]
+        if isinstance(name, ast.FunctionDef | ast.Name)
+    }
+    elsewhere = {
+        node.id
+        for cell in code(chapter.cells)
+        if not tagged(cell, "exercise") and not tagged(cell, "solution")
+        for node in ast.walk(syntax(cell))
+        if isinstance(node, ast.Name)
+    }
+    assert written
+    assert written & elsewhere == set()
+
+
+@pytest.fixture(scope="module")
+def student_copy(chapter, tmp_path_factory):
+    """The chapter as a student gets it, run from top to bottom with every stub untouched."""
+    copy = nbformat.from_dict(chapter_cells.to_student(chapter))
+    folder = str(tmp_path_factory.mktemp("student"))
+    client = NotebookClient(
+        copy, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
+    )
+    return client.execute()
+
+
+def test_the_student_copy_runs_and_every_stub_says_not_attempted(student_copy):
+    for cell in code(student_copy.cells):
+        if tagged(cell, "exercise") and cell.source.splitlines()[-1].startswith("check"):
+            assert "not attempted" in str(cell.outputs), cell.source
+
+
+def test_every_figure_a_cell_draws_has_its_alt_text(student_copy):
+    for cell in code(student_copy.cells):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt.split()) >= 5, cell.source
+
+
+def test_nothing_is_written_to_stderr(student_copy):
+    printed = [
+        output.text
+        for cell in code(student_copy.cells)
+        for output in cell.outputs
+        if output.get("name") == "stderr"
+    ]
+    assert printed == []
