@@ -22,6 +22,7 @@ book: $(STAMP)  ## run every chapter from clean and build the site, its slides a
 	@$(SPHINX) --all -q
 	@$(MAKE) --no-print-directory slides student
 	@cp -R _build/deck _build/html/slides
+	@rm _build/html/slides/index.html  # a redirect for a book, not for decks
 	@cp -R _build/student _build/html/student
 	@echo "Done. Open _build/html/index.html, or type: make serve"
 

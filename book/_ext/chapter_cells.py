@@ -10,26 +10,27 @@ import re
 import sys
 from pathlib import Path
 
+SLIDE_END = "% slide: end"
 GENTLE_LINK = re.compile(r"\[([^\]]+)\]\([\w./]*#((thm|def|lem|cor|prop|ex|fig|cite|term)-[\w-]+)\)")
+NUMBERED_WORDS = re.compile(r"(theorem|definition|lemma|corollary|proposition|exercise|figure)\b", re.I)
 COMMENT_CELL = re.compile(r"<!-- (slide|notes)\n(.*?)\n?-->\s*", re.DOTALL)
-DETAILS = re.compile(r"\s*<details>\s*<summary>(.*?)</summary>(.*)</details>\s*", re.DOTALL)
-NUMBERED = {"thm": "prf:ref", "def": "prf:ref", "lem": "prf:ref", "cor": "prf:ref",
-            "prop": "prf:ref", "ex": "numref", "fig": "numref"}  # fmt: skip
+DETAILS = re.compile(r"\s*<details>\s*<summary>.*?</summary>(.*)</details>\s*", re.DOTALL)
+LEAD = re.compile(r"\A(\*\*.+?\*\*|#+ .*)\s*")  # **Theorem (…).** or ### Exercise: …
+FORM_TITLE = re.compile(r"\A# @title.*\n")
 KINDS = {"pencil": "pencil and paper", "code": "code", "break": "break it"}
 
 
 def to_book(notebook: dict) -> dict:
     """The notebook as the book reads it: every cell translated, and every opened box closed."""
-    cells, box = [], None
+    cells, opener = [], None  # opener: the cell whose exercise or solution is still open
     for cell in notebook["cells"]:
-        meta = cell["metadata"]
-        if box and (box not in tags(cell) or "exercise" in meta):
-            cells.append(closing(box, len(cells)))
-            box = None
+        if opener and (box(opener) not in tags(cell) or box(cell)):
+            cells.append(closing(opener, len(cells)))
+            opener = None
         cells.append(book_cell(cell))
-        box = "exercise" if "exercise" in meta else "solution" if "solution_of" in meta else box
-    if box:
-        cells.append(closing(box, len(cells)))
+        opener = cell if box(cell) else opener
+    if opener:
+        cells.append(closing(opener, len(cells)))
     return notebook | {"cells": cells}
 
 
@@ -49,6 +50,12 @@ def slide_type(cell: dict) -> str | None:
     return cell["metadata"].get("slideshow", {}).get("slide_type")
 
 
+def box(cell: dict) -> str | None:
+    """The box that the cell opens, named like the tag of the cells that belong to it."""
+    meta = cell["metadata"]
+    return "exercise" if "exercise" in meta else "solution" if "solution_of" in meta else None
+
+
 def source(cell: dict) -> str:
     """The cell's text, which nbformat may store as a list of lines."""
     return "".join(cell["source"])
@@ -58,9 +65,7 @@ def book_cell(cell: dict) -> dict:
     """One cell in the book's own syntax."""
     if cell["cell_type"] == "markdown":
         return cell | {"source": book_markdown(cell)}
-    if "solution" in tags(cell):  # the form title is for Colab
-        return cell | {"source": re.sub(r"\A# @title.*\n", "", source(cell))}
-    return cell
+    return cell | {"source": FORM_TITLE.sub("", source(cell))}
 
 
 def book_markdown(cell: dict) -> str:
@@ -69,15 +74,16 @@ def book_markdown(cell: dict) -> str:
     if comment := COMMENT_CELL.fullmatch(text):
         text = f"::::::{{container}} deck-only\n{comment[2]}\n::::::"
     elif "prf" in meta:
-        text = theorem(meta["prf"], without_first_line(text))
+        text = theorem(meta["prf"], LEAD.sub("", text))
     elif "exercise" in meta:
-        text = exercise(meta["exercise"], without_first_line(text))
+        text = exercise(meta["exercise"], LEAD.sub("", text))
     elif "solution_of" in meta:
         text = '<details class="solution">\n<summary>Solution</summary>\n\n' + details_body(text)
     elif "badges" in meta:
         text = f":::{{container}} badges\n{text}\n:::"
-    kind = slide_type(cell)
-    return f"% slide: {kind}\n\n{text}\n\n% slide: end" if kind else text
+    if not slide_type(cell):
+        return text
+    return f"% slide: {slide_type(cell)}\n\n{text}\n\n" + ("" if box(cell) else SLIDE_END)
 
 
 def theorem(prf: dict, text: str) -> str:
@@ -93,34 +99,31 @@ def exercise(ex: dict, text: str) -> str:
     )
 
 
-def closing(box: str, index: int) -> dict:
-    """The cell that ends an exercise or a solution."""
-    text = {"exercise": ":::{exercise-end}\n:::", "solution": "</details>"}[box]
+def closing(opener: dict, index: int) -> dict:
+    """The cell that ends the exercise or the solution that `opener` began."""
+    text = {"exercise": ":::{exercise-end}\n:::\n\n", "solution": "</details>\n\n"}[box(opener)]
+    text += SLIDE_END if slide_type(opener) else ""
     return {"cell_type": "markdown", "id": f"end-{index}", "metadata": {}, "source": text}
 
 
 def references(text: str) -> str:
     """Gentle links as roles: [Theorem (dual norm)](#thm-dual-norm) becomes “Theorem 1.2”.
 
-    A link to an item keeps its own words unless they begin with the item's kind.
+    Words that do not begin with the kind of item are kept: [Hölder](#thm-dual-norm) stays “Hölder”.
     """
-
-    def role(match: re.Match) -> str:
-        words, label, kind = match.groups()
-        if kind == "cite":
-            return f"{{cite:t}}`{label.removeprefix('cite-')}`"
-        if kind == "term":
-            return f"{{term}}`{words} <{label.removeprefix('term-').replace('-', ' ')}>`"
-        if re.match(r"(theorem|definition|lemma|corollary|proposition|exercise|figure)\b", words, re.I):
-            return f"{{{NUMBERED[kind]}}}`{label}`"
-        return f"{{{NUMBERED[kind].replace('numref', 'ref')}}}`{words} <{label}>`"
-
-    return GENTLE_LINK.sub(role, text)
+    return GENTLE_LINK.sub(lambda link: role(*link.groups()), text)
 
 
-def without_first_line(text: str) -> str:
-    """The text without the heading that only Jupyter's readers need."""
-    return text.partition("\n")[2].strip()
+def role(words: str, label: str, kind: str) -> str:
+    """The MyST role of one gentle link."""
+    if kind == "cite":
+        return f"{{cite:t}}`{label.removeprefix('cite-')}`"
+    if kind == "term":
+        return f"{{term}}`{words} <{label.removeprefix('term-').replace('-', ' ')}>`"
+    plain, numbered = ("ref", "numref") if kind in ("ex", "fig") else ("prf:ref", "prf:ref")
+    if NUMBERED_WORDS.match(words):
+        return f"{{{numbered}}}`{label}`"
+    return f"{{{plain}}}`{words} <{label}>`"
 
 
 def details_body(text: str) -> str:
@@ -128,7 +131,7 @@ def details_body(text: str) -> str:
     match = DETAILS.fullmatch(text)
     if not match:
         raise ValueError(f"a solution's text is not one <details> block: {text[:60]!r}")
-    return match[2].strip()
+    return match[1].strip()
 
 
 def read_source(app, docname: str, content: list[str]) -> None:

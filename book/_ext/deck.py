@@ -45,7 +45,7 @@ def parts(doctree: nodes.document):
     for node in flat(doctree):
         if isinstance(node, nodes.comment) and node.astext().startswith("slide: "):
             if kind:
-                yield kind, part
+                yield kind, [within(n) for n in part]
             kind, part = node.astext().removeprefix("slide: "), []
             kind = None if kind == "end" else kind
         elif kind:
@@ -61,9 +61,20 @@ def flat(node: nodes.Element):
             yield from flat(child)
         elif isinstance(child, nodes.title | nodes.rubric):
             level = 1 if isinstance(node.parent, nodes.document) else 2
-            yield nodes.rubric("", "", *child.children, **{"heading-level": level})
+            yield nodes.rubric("", "", *child.children, level=level)
         else:
             yield child
+
+
+def within(box: nodes.Element) -> nodes.Element:
+    """A box as a slide shows it: no sections, which are slides to reveal.js, and no unmarked code."""
+    for section in list(box.findall(nodes.section)):
+        section.replace_self(nodes.container("", *section.children, classes=section["classes"]))
+    for cell in list(box.findall(nodes.container)):
+        if cell.get("nb_element") == "cell_code":
+            shown = code_on_slide(cell) if "slideshow" in cell["cell_metadata"] else []
+            cell.parent.replace(cell, shown)
+    return box
 
 
 def code_on_slide(cell: nodes.container) -> list[nodes.Node]:

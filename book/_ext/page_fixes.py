@@ -33,9 +33,16 @@ def say_constants_once(app, pagename, templatename, context, doctree) -> None:
     context["script_files"] = scripts
 
 
+def name_list_items(app, pagename, templatename, context, doctree) -> None:
+    """Make a bibliography's entries items of its list, as screen readers expect."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app) -> dict:
     """Register with Sphinx."""
     app.connect("doctree-resolved", link_within_the_site)
     app.connect("doctree-resolved", keep_ids_unique)
     app.connect("html-page-context", say_constants_once, priority=900)
+    app.connect("html-page-context", name_list_items)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,1 @@
+"""Published numbers, reproduced: `make bench` prints them and rewrites book/reproduced.md."""
