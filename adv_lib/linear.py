@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from .threat import DUAL_ORDER, Ball
+from .threat import Ball
 
 SOLVER_ZERO = 1e-6
 
@@ -24,11 +24,12 @@ def weights(model: nn.Sequential) -> tuple[Tensor, Tensor]:
 
     model: `models.linear(d, K)`.  Returns views, through which gradients flow: w (d,) and b () for
     one output, W (K, d) and b (K,) otherwise.
-    Raises ValueError for anything that is not Flatten followed by one Linear.
+    Raises ValueError for anything that is not Flatten followed by one Linear with a bias.
     """
-    if [type(layer) for layer in model] != [nn.Flatten, nn.Linear]:
+    layers = list(model.children())
+    if [type(layer) for layer in layers] != [nn.Flatten, nn.Linear] or layers[1].bias is None:
         raise ValueError(f"expected Flatten and one Linear, as in models.linear, got {model}")
-    W, b = model[1].weight, model[1].bias
+    W, b = layers[1].weight, layers[1].bias
     return (W[0], b[0]) if len(W) == 1 else (W, b)
 
 
@@ -37,13 +38,13 @@ def weights(model: nn.Sequential) -> tuple[Tensor, Tensor]:
 
 def margin(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """y (wᵀx + b): positive where the prediction is right.  Returns (n,)."""
-    _check_binary(w, x, y)
+    _check_binary(w, b, x, y)
     return y * (x.flatten(1) @ w + b)
 
 
 def worst_case(w: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     """A δ ∈ Δ(x) that minimises the margin: ball.argmax(−y w, x).  Returns δ like x."""
-    _check_binary(w, x, y)
+    _check_binary(w, w.new_zeros(()), x, y)
     return ball.argmax(_against_label(w, x, y), x)
 
 
@@ -63,8 +64,10 @@ def logistic(margin: Tensor) -> Tensor:
 def robust_error(w: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> float:
     """The share of samples for which some δ ∈ Δ(x) makes the prediction wrong, exactly.
 
-    A margin of 0 counts as wrong. ε = 0 gives the ordinary error.
+    A margin of 0 counts as wrong. ε = 0 gives the ordinary error.  Raises ValueError without a sample.
     """
+    if len(x) == 0:
+        raise ValueError("expected at least one sample, got none")
     return (robust_margin(w, b, x, y, ball) <= 0).double().mean().item()
 
 
@@ -89,7 +92,7 @@ def robust_logistic_regression(x: Tensor, y: Tensor, ball: Ball) -> tuple[Tensor
         )
     X, signs = x.flatten(1).double().numpy(), y.double().numpy()
     w, b = cp.Variable(X.shape[1]), cp.Variable()
-    margins = cp.multiply(signs, X @ w + b) - float(ball.eps) * cp.norm(w, DUAL_ORDER[ball.p])
+    margins = cp.multiply(signs, X @ w + b) - float(ball.eps) * cp.norm(w, ball.dual_order)
     problem = cp.Problem(cp.Minimize(cp.sum(cp.logistic(-margins)) / len(X)))
     problem.solve(solver=cp.CLARABEL)
     best = torch.where(torch.as_tensor(w.value).abs() < SOLVER_ZERO, 0, torch.as_tensor(w.value))
@@ -100,14 +103,17 @@ def largest_margin(x: Tensor, y: Tensor, p: float) -> float:
     """The largest ε for which one (w, b) classifies every sample right under ‖δ‖_p ≤ ε.
 
     max over ‖w‖_q ≤ 1 and b of min_i y_i (wᵀx_i + b): the hard-margin support vector machine in the
-    norm p. It is 0 if the data cannot be separated at all.
+    norm p. It is 0 if the data cannot be separated at all.  Raises ValueError unless both classes occur.
     """
     import cvxpy as cp
 
-    _check_binary(x.new_zeros(x[0].numel()), x, y)
+    if len(x) == 0 or len(y.unique()) < 2:
+        raise ValueError(f"expected samples of both classes, got labels {_describe(y)}")
+    features = x.flatten(1).shape[1]
+    _check_binary(x.new_zeros(features), x.new_zeros(()), x, y)
     X, signs = x.flatten(1).double().numpy(), y.double().numpy()
     w, b, reach = cp.Variable(X.shape[1]), cp.Variable(), cp.Variable()
-    separated = [cp.multiply(signs, X @ w + b) >= reach, cp.norm(w, DUAL_ORDER[p]) <= 1]
+    separated = [cp.multiply(signs, X @ w + b) >= reach, cp.norm(w, Ball(p, 0.0).dual_order) <= 1]
     return max(0.0, float(cp.Problem(cp.Maximize(reach), separated).solve(solver=cp.CLARABEL)))
 
 
@@ -120,12 +126,12 @@ def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     (w_y − w_k)ᵀx + b_y − b_k − ε‖w_y − w_k‖_q without a box. Each class k may have its own worst δ.
     Returns (n, K), with +inf at k = y; differentiable in W and b.
     """
-    _check_classes(W, x, y)
+    _check_classes(W, b, x, y)
     n, K = len(x), len(W)
     z = x.flatten(1) @ W.T + b
     clean = z.gather(1, y[:, None]) - z
     towards = W - W[y].unsqueeze(1)  # (n, K, d): what a step towards class k gains
-    eps = ball.eps.repeat_interleave(K) if torch.as_tensor(ball.eps).ndim else ball.eps
+    eps = torch.as_tensor(ball.eps).expand(n).repeat_interleave(K)
     each = replace(ball, eps=eps)  # one row for every pair of sample and class
     gain = each.support(towards.flatten(0, 1), x.flatten(1).repeat_interleave(K, 0)).reshape(n, K)
     return (clean - gain).masked_fill(torch.nn.functional.one_hot(y, K).bool(), math.inf)
@@ -154,18 +160,31 @@ def _against_label(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return (-y[:, None].to(w.dtype) * w).reshape(x.shape)
 
 
-def _check_binary(w: Tensor, x: Tensor, y: Tensor) -> None:
-    if w.ndim != 1 or x.ndim < 2 or x[0].numel() != len(w):
-        raise ValueError(f"expected w (d,) and x (n, *d), got {tuple(w.shape)} and {tuple(x.shape)}")
-    if y.shape != x.shape[:1] or not bool((y.abs() == 1).all()):
+def _check_binary(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> None:
+    if w.ndim != 1 or x.ndim < 2 or x.flatten(1).shape[1] != len(w) or b.numel() != 1:
+        raise ValueError(
+            f"expected w (d,), b () and x (n, *d), got {tuple(w.shape)}, {tuple(b.shape)} "
+            f"and {tuple(x.shape)}"
+        )
+    if y.shape != x.shape[:1] or not bool(((y == 1) | (y == -1)).all()):
         raise ValueError(f"expected {len(x)} labels −1 or +1, got {_describe(y)}")
+    _check_finite(w, b, x)
 
 
-def _check_classes(W: Tensor, x: Tensor, y: Tensor) -> None:
-    if W.ndim != 2 or x.ndim < 2 or x[0].numel() != W.shape[1]:
-        raise ValueError(f"expected W (K, d) and x (n, *d), got {tuple(W.shape)} and {tuple(x.shape)}")
-    if y.shape != x.shape[:1] or y.is_floating_point() or not bool(((y >= 0) & (y < len(W))).all()):
-        raise ValueError(f"expected {len(x)} integer labels from 0 to {len(W) - 1}, got {_describe(y)}")
+def _check_classes(W: Tensor, b: Tensor, x: Tensor, y: Tensor) -> None:
+    if W.ndim != 2 or x.ndim < 2 or x.flatten(1).shape[1] != W.shape[1] or b.shape != W.shape[:1]:
+        raise ValueError(
+            f"expected W (K, d), b (K,) and x (n, *d), got {tuple(W.shape)}, {tuple(b.shape)} "
+            f"and {tuple(x.shape)}"
+        )
+    if y.shape != x.shape[:1] or y.dtype != torch.int64 or not bool(((y >= 0) & (y < len(W))).all()):
+        raise ValueError(f"expected {len(x)} int64 labels from 0 to {len(W) - 1}, got {_describe(y)}")
+    _check_finite(W, b, x)
+
+
+def _check_finite(*tensors: Tensor) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError("expected finite weights, offsets and inputs, got NaN or infinity")
 
 
 def _describe(y: Tensor) -> str:

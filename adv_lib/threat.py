@@ -59,9 +59,9 @@ class Ball:
         maximiser) and, without a box, in ε.
         It is also the Fenchel conjugate of Δ's indicator, evaluated at w [Rockafellar 1970, §13].
         """
-        eps = self._read(w, x)
+        eps = self._checked_eps(w, x)
         if x is None or self.box is None:
-            return eps.squeeze(1) * vector_norm(w.flatten(1), ord=self.dual_order, dim=1)
+            return (eps * _norm(w.flatten(1), self.dual_order)).squeeze(1)
         return (w * self.argmax(w.detach(), x)).flatten(1).sum(1)
 
     def argmax(self, w: Tensor, x: Tensor | None = None) -> Tensor:
@@ -72,7 +72,7 @@ class Ball:
 
         w: (n, *shape).  x: like w.  Returns δ like w; it is 0 wherever w is 0.
         """
-        eps = self._read(w, x)
+        eps = self._checked_eps(w, x)
         rows = w.flatten(1)
         room = self._room(rows, x)
         if self.p == math.inf:
@@ -90,13 +90,13 @@ class Ball:
         p = ∞ clips, p = 2 rescales, p = 1 subtracts one threshold from every |δ_i| [Duchi et al.
         2008]; with a box, p = 1 and 2 also stop each coordinate at the box's edge.
         """
-        eps = self._read(delta, x)
+        eps = self._checked_eps(delta, x)
         rows = delta.flatten(1)
         size = torch.minimum(rows.abs(), self._room(rows, x))
         if self.p == math.inf:
             size = torch.minimum(size, eps)
         else:
-            outside = vector_norm(size, ord=self.p, dim=1, keepdim=True) > eps
+            outside = _norm(size, self.p) > eps
             shrink = _fill_sphere if self.p == 2 else _soft_threshold
             if outside.any():
                 size = torch.where(outside, shrink(rows.abs(), self._room(rows, x), eps), size)
@@ -110,7 +110,7 @@ class Ball:
         point of the ball projected onto Δ(x) (a uniform one would need rejection, hopeless in
         high dimension).
         """
-        eps = self._read(x, x)
+        eps = self._checked_eps(x, x)
         if generator is None:
             generator = torch.Generator(x.device).manual_seed(0)
         rows = x.detach().flatten(1)
@@ -136,9 +136,9 @@ class Ball:
 
         delta: (n, *shape).  x: like delta.  Returns (n,) bool.
         """
-        eps = self._read(delta, x)
+        eps = self._checked_eps(delta, x)
         slack = TOLERANCE_ULP * torch.finfo(delta.dtype).eps
-        inside = vector_norm(delta.flatten(1), ord=self.p, dim=1) <= (1 + slack) * eps.squeeze(1)
+        inside = (_norm(delta.flatten(1), self.p) <= (1 + slack) * eps).squeeze(1)
         if x is not None and self.box is not None:
             lo, hi = self.box
             moved, edge = (x + delta).flatten(1), slack * max(abs(lo), abs(hi))
@@ -153,7 +153,7 @@ class Ball:
         x = x.detach().flatten(1)
         return torch.where(rows >= 0, hi - x, x - lo).clamp(min=0)
 
-    def _read(self, rows: Tensor, x: Tensor | None) -> Tensor:
+    def _checked_eps(self, rows: Tensor, x: Tensor | None) -> Tensor:
         """Check the arguments of a method; return ε as (n, 1) or (1, 1), of the same type as rows."""
         if not rows.is_floating_point() or rows.ndim < 2:
             raise ValueError(
@@ -185,20 +185,28 @@ class Ball:
 # put the sign back afterwards. All arguments are (n, d) or broadcast to it, a ≥ 0.
 
 
+def _norm(v: Tensor, order: float) -> Tensor:
+    """‖v‖ of every row, (n, 1); squares in units of the largest entry, so that none overflows."""
+    if order != 2:
+        return vector_norm(v, ord=order, dim=1, keepdim=True)
+    unit = v.detach().abs().amax(1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
+    return unit * vector_norm(v / unit, dim=1, keepdim=True)
+
+
 def _fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Sizes s = min(t a, room) with the t > 0 for which ‖s‖₂ = ε; all at room if ε is out of reach.
 
     Newton's method on Σ min(t² a_i², room_i²) = ε², concave and piecewise linear in t²: scale to the
     sphere, freeze what stuck out, scale the rest again. Each round freezes a coordinate or ends.
     """
+    tiny = torch.finfo(a.dtype).tiny
+    unit_room = room / eps.clamp(min=tiny)  # lengths in units of ε: no square underflows
     free = torch.ones_like(a, dtype=torch.bool)
     while True:
-        spent = torch.where(free, 0, room).square().sum(1, keepdim=True)
-        unit = a * free
-        unit = unit / unit.amax(1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
-        length = unit.square().sum(1, keepdim=True).clamp(min=1).sqrt()
-        size = torch.where(free, (eps.square() - spent).clamp(min=0).sqrt() * (unit / length), room)
-        stuck_out = size > room
+        left = (1 - torch.where(free, 0, unit_room).square().sum(1, keepdim=True)).clamp(min=0).sqrt()
+        unit = a * free / _norm(a * free, 2).clamp(min=tiny)
+        size = torch.where(free, torch.minimum(eps * left * unit, room), room)
+        stuck_out = free & (left * unit > unit_room)
         if not stuck_out.any():
             return size
         free = free & ~stuck_out
@@ -213,24 +221,22 @@ def _fill_largest_first(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
 
 
 def _soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
-    """Sizes s = clip(a − λ, 0, room) with the λ ≥ 0 for which Σ s_i = ε (assumed within reach).
+    """Sizes s = clip(a − λ, 0, room) with the λ for which Σ s_i = ε (assumed within reach).
 
-    Σ s_i is piecewise linear in λ: coordinate i starts to grow as λ falls below a_i and stops growing
-    at a_i − room_i. Walk down these knots until the sum reaches ε.
+    Variable fixing [Kiwiel 2008]: subtract one λ from all free coordinates so that the sum is right.
+    Some then stick out above room, some below 0: the side that sticks out further in total is where
+    those coordinates belong, so freeze it there and go on with the rest.
     """
-    stop = (a - room).clamp(min=0)
-    knots = torch.cat([a, stop], 1)
-    starts = torch.cat([torch.ones_like(a), -torch.ones_like(a)], 1)
-    knots, order = knots.sort(dim=1, descending=True)
-    growing = starts.gather(1, order).cumsum(1)
-    total = torch.nn.functional.pad((growing[:, :-1] * -knots.diff(dim=1)).cumsum(1), (1, 0))
-    last = (total < eps).sum(1, keepdim=True).clamp(1, knots.shape[1] - 1)
-    slope = growing.gather(1, last - 1).clamp(min=1)
-    threshold = knots.gather(1, last) + (total.gather(1, last) - eps) / slope
-    size = torch.minimum(a - threshold, room).clamp(min=0)
-    # The running sums rounded: correct λ on the coordinates that still move, then end inside the ball.
-    moving = ((size > 0) & (size < room)).sum(1, keepdim=True).clamp(min=1)
-    threshold = threshold + (size.sum(1, keepdim=True) - eps) / moving
-    size = torch.minimum(a - threshold, room).clamp(min=0)
     tiny = torch.finfo(a.dtype).tiny
-    return size * (eps / size.sum(1, keepdim=True).clamp(min=tiny)).clamp(max=1)
+    free, size = torch.ones_like(a, dtype=torch.bool), torch.zeros_like(a)
+    while True:
+        budget = eps - torch.where(free, 0, size).sum(1, keepdim=True)
+        count = free.sum(1, keepdim=True).clamp(min=1)
+        below_top = torch.where(free, a - torch.where(free, a, 0).amax(1, keepdim=True), 0)
+        moved = below_top + (budget - below_top.sum(1, keepdim=True)) / count
+        size = torch.where(free, moved.clamp(min=0).minimum(room), size)
+        too_little = size.sum(1, keepdim=True) <= eps
+        stuck_out = free & torch.where(too_little, moved > room, moved < 0)
+        if not stuck_out.any():
+            return size * (eps / size.sum(1, keepdim=True).clamp(min=tiny)).clamp(max=1)
+        free = free & ~stuck_out

@@ -36,24 +36,20 @@ class Slider:
     caption: str
 
     def _repr_html_(self) -> str:
-        content = json.dumps([[c.label for c in self.controls], self.frames, self.alts])
-        name = "adv-" + hashlib.sha256(content.encode()).hexdigest()[:12]
-        inputs = "".join(_input(control) for control in self.controls)
         first = 0
         for control in self.controls:
             first = first * len(control.values) + control.start
-        data = {
-            "frames": self.frames,
-            "alts": self.alts,
-            "texts": [[c.show(v) for v in c.values] for c in self.controls],
-        }
+        texts = [[control.show(value) for value in control.values] for control in self.controls]
+        data = json.dumps({"frames": self.frames, "alts": self.alts, "texts": texts}, ensure_ascii=False)
+        inputs = "".join(_input(control) for control in self.controls)
+        name = hashlib.sha256((inputs + data + self.caption).encode()).hexdigest()[:12]
         return PAGE.format(
-            name=name,
+            name=f"adv-{name}",
             inputs=inputs,
             source=self.frames[first],
-            alt=html.escape(self.alts[first], quote=True),
+            alt=html.escape(self.alts[first]),
             caption=f"<figcaption>{html.escape(self.caption)}</figcaption>",
-            data=json.dumps(data, ensure_ascii=False).replace("</", "<\\/"),
+            data=data.replace("<", "\\u003c"),  # nothing in it can end the script element
         )
 
 

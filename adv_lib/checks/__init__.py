@@ -43,7 +43,7 @@ class Exercise:
         raise NotImplementedError
 
     def __call__(self, answer: Any) -> Verdict:
-        if answer is ...:
+        if untouched(answer):
             return Verdict(NOT_ATTEMPTED)
         try:
             complaint = self.examine(answer)
@@ -68,10 +68,14 @@ class Code(Exercise):
     praise: str = "equal to the reference on every case."
 
     def examine(self, answer: Callable) -> str | None:
+        if not callable(answer):
+            return f"expected a function, got {answer!r}."
         for case in self.cases:
             expected, got = self.reference(*case), answer(*_copies(case))
             if got is None:
                 return "your function returns None: the last line needs a return."
+            if _tensor(got) is None:
+                return f"for {self._describe(case)} expected {_show(expected)}, got {got!r}."
             if not _close(got, expected):
                 return (
                     f"for {self._describe(case)} expected {_show(expected)}, got {_show(got)}. "
@@ -104,10 +108,8 @@ class Numbers(Exercise):
     labels: Sequence[str] = field(default=())
 
     def examine(self, answer: Sequence[float]) -> str | None:
-        if ... in tuple(answer):
-            raise NotImplementedError
-        if len(answer) != len(self.expected):
-            return f"expected {len(self.expected)} numbers, got {len(answer)}."
+        if _tensor(answer) is None or _tensor(answer).shape != (len(self.expected),):
+            return f"expected {len(self.expected)} numbers, got {answer!r}."
         if _close(answer, self.expected):
             return None
         for sentence, wrong in self.mistakes.items():
@@ -122,12 +124,24 @@ def _copies(case: tuple) -> tuple:
     return tuple(v.clone() if isinstance(v, torch.Tensor) else v for v in case)
 
 
-def _tensor(value: Any) -> torch.Tensor:
-    return torch.as_tensor(value).detach().double()
+def untouched(answer: Any) -> bool:
+    """Whether the dots of a stub, alone or in a list, are still there."""
+    return answer is ... or (isinstance(answer, (list, tuple)) and any(a is ... for a in answer))
+
+
+def _tensor(value: Any) -> torch.Tensor | None:
+    """value as float64, or None if it is not made of real numbers."""
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return None if tensor.is_complex() else tensor.double()
 
 
 def _close(got: Any, expected: Any) -> bool:
     got, expected = _tensor(got), _tensor(expected)
+    if got is None or expected is None:
+        return False
     return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from .. import linear
 from ..threat import Ball
-from . import Code, Exercise, Numbers, _show
+from . import Code, Exercise, Numbers, _show, _tensor
 
 # ---- three balls by hand: max ⟨w, δ⟩ for w = (3, −4), ε = 0.1 and p = 1, 2, ∞ ----
 
@@ -161,12 +161,13 @@ class _SmallNorm(Exercise):
     praise = "‖w‖₂ ranks these two models one way, an ℓ∞ adversary the other."
 
     def examine(self, answer: tuple) -> str | None:
-        if ... in tuple(answer):
-            raise NotImplementedError
-        small, large = (torch.as_tensor(w, dtype=torch.float64) for w in answer)
         x = torch.tensor([2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
-        if small.shape != x.shape or large.shape != x.shape:
-            return "each weight vector needs 4 entries, like x."
+        vectors = [_tensor(w) for w in answer] if isinstance(answer, (list, tuple)) else []
+        if len(vectors) != 2 or any(v is None or v.shape != x.shape for v in vectors):
+            return "expected two weight vectors of 4 numbers each, like x."
+        if not all(v.isfinite().all() for v in vectors):
+            return "the weights must be finite numbers."
+        small, large = vectors
         clean = [w @ x for w in (small, large)]
         if any(abs(m - 1) > 1e-3 for m in clean):
             return f"both clean margins wᵀx must be 1, yours are {_show(torch.stack(clean))}."
@@ -243,9 +244,9 @@ class _LooseBound(Exercise):
     praise = "two rivals that no single δ can serve at once."
 
     def examine(self, answer: Tensor) -> str | None:
-        W = torch.as_tensor(answer, dtype=torch.float64)
-        if W.shape != (3, 1) or not W.isfinite().all():
-            return f"expected 3 classes and 1 input, a finite tensor (3, 1), got {tuple(W.shape)}."
+        W = _tensor(answer)
+        if W is None or W.shape != (3, 1) or not W.isfinite().all():
+            return f"expected 3 classes and 1 input, a tensor (3, 1) of finite numbers, got {answer!r}."
         b, x, y = W.new_zeros(3), W.new_zeros(1, 1), torch.tensor([0])
         bound = linear.robust_cross_entropy_bound(W, b, x, y, Ball(math.inf, 1.0)).item()
         ends = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)  # the maximum of a convex function
