@@ -54,10 +54,10 @@ class Ball:
     def support(self, w: Tensor, x: Tensor | None = None) -> Tensor:
         """max ⟨w, δ⟩ over δ ∈ Δ(x); without a box it is ε‖w‖_q with 1/p + 1/q = 1.
 
-        w: (n, *shape), one vector a row.  x: like w, needed only where the box matters.
-        Returns (n,), in the units of w times those of ε, differentiable in w (the gradient is a
-        maximiser) and, without a box, in ε.
-        It is also the Fenchel conjugate of Δ's indicator, evaluated at w [Rockafellar 1970, §13].
+        w: (n, *shape), one vector a row.  x: like w, for the box.
+        Returns (n,), in the units of w times those of ε; differentiable in w (the
+        gradient is a maximiser) and, without a box, in ε.
+        It is also the Fenchel conjugate of Δ's indicator [Rockafellar 1970, §13].
         """
         eps = self._checked_eps(w, x)
         if x is None or self.box is None:

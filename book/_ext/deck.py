@@ -24,6 +24,8 @@ def slides(doctree: nodes.document) -> list[nodes.Node]:
     for kind, part in parts(doctree):
         if kind == "slide":
             columns.append([part])
+        elif not columns:
+            raise ValueError(f"a chapter's first slide_type must be 'slide', not {kind!r}")
         elif kind == "subslide":
             columns[-1].append(part)
         elif kind == "fragment":
@@ -32,6 +34,8 @@ def slides(doctree: nodes.document) -> list[nodes.Node]:
             columns[-1][-1] += [html('<aside class="notes">'), *part, html("</aside>")]
         else:
             raise ValueError(f"unknown slide_type {kind!r}")
+    if not columns:
+        raise ValueError("no cell of the chapter has a slide_type")
     deck = []
     for column in columns:
         inner = [n for slide in column for n in (html("<section>"), *slide, html("</section>"))]
@@ -139,6 +143,14 @@ class DeckBuilder(StandaloneHTMLBuilder):
         """A deck has no index."""
 
 
+def link_to_the_book(deck: nodes.document, docname: str) -> None:
+    """Send links whose target is on no slide to the chapter in the book."""
+    ids = {name for node in deck.findall(nodes.Element) for name in node["ids"]}
+    for link in deck.findall(nodes.reference):
+        if link.get("refid", "") not in {"", *ids}:
+            link["refuri"] = f"../{docname}.html#{link.attributes.pop('refid')}"
+
+
 def select(app, doctree: nodes.document, docname: str) -> None:
     """Keep what the builder at work needs: slides for the deck, everything else for the book."""
     if app.builder.name == "deck":
@@ -146,6 +158,7 @@ def select(app, doctree: nodes.document, docname: str) -> None:
             deck = slides(doctree)
             doctree.clear()
             doctree += deck
+            link_to_the_book(doctree, docname)
     else:
         for node in list(doctree.findall(nodes.container)):
             if "deck-only" in node["classes"]:

@@ -10,9 +10,10 @@ def link_within_the_site(app, doctree: nodes.document, docname: str) -> None:
     Notebooks must name the deck and the student copy by their public address, for Colab.
     """
     home, here = app.config.html_baseurl, app.builder.get_target_uri(docname)
+    root = "../" if app.builder.name == "deck" else ""
     for link in doctree.findall(nodes.reference):
         if home and link.get("refuri", "").startswith(home):
-            link["refuri"] = relative_uri(here, link["refuri"].removeprefix(home))
+            link["refuri"] = relative_uri(here, root + link["refuri"].removeprefix(home))
 
 
 def keep_ids_unique(app, doctree: nodes.document, docname: str) -> None:
@@ -33,10 +34,12 @@ def say_constants_once(app, pagename, templatename, context, doctree) -> None:
     context["script_files"] = scripts
 
 
-def name_list_items(app, pagename, templatename, context, doctree) -> None:
-    """Make a bibliography's entries items of its list, as screen readers expect."""
+def repair_roles(app, pagename, templatename, context, doctree) -> None:
+    """Let a screen reader count a bibliography's entries, and a keyboard scroll a wide table."""
+    table = 'class="pst-scrollable-table-container"'
     if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        context["body"] = body.replace(table, f'{table} tabindex="0"')
 
 
 def setup(app) -> dict:
@@ -44,5 +47,5 @@ def setup(app) -> dict:
     app.connect("doctree-resolved", link_within_the_site)
     app.connect("doctree-resolved", keep_ids_unique)
     app.connect("html-page-context", say_constants_once, priority=900)
-    app.connect("html-page-context", name_list_items)
+    app.connect("html-page-context", repair_roles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

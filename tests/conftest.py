@@ -1,0 +1,37 @@
+"""What all tests share: one thread, no window, the same random examples in every run."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from adv_lib import data
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)
+
+quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # no test depends on the clock
+settings.register_profile("fixed", max_examples=100, derandomize=True, **quiet)
+settings.register_profile("explore", max_examples=2000, **quiet)  # pytest --hypothesis-profile=explore
+settings.load_profile("fixed")
+
+BESIDE = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("ADV_LIB_DATA") or BESIDE)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """The real MNIST, from $ADV_LIB_DATA or from shared/data beside the repository."""
+    if not (DATA / "MNIST" / "raw").is_dir():
+        pytest.skip(f"no MNIST in {DATA}: set ADV_LIB_DATA to a folder that holds MNIST/raw")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADV_LIB_DATA", str(DATA))
+        return data.load("mnist")

@@ -1,0 +1,103 @@
+"""Random balls and batches for the property tests, rich in ties, zeros and points on the edge."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from adv_lib.threat import Ball
+
+theorem = pytest.mark.theorem
+
+ORDERS = (1, 2, math.inf)
+DTYPES = (torch.float32, torch.float64)
+SHAPES = ((1,), (2,), (8,), (4, 6), (5, 7, 7))
+BOX = (0.0, 1.0)
+
+orders = st.sampled_from(ORDERS)
+seeds = st.integers(0, 2**32)
+
+
+def tolerance(like: Tensor) -> float:
+    """64 units in the last place: what sums of a few hundred rounded terms need, and no more."""
+    return 64 * torch.finfo(like.dtype).eps
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def entries(shape, seed: int, kind: str) -> Tensor:
+    """Normal entries of one of four kinds, in float64."""
+    generator = seeded(seed)
+    v = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "ties":  # whole numbers: equal sizes, and zeros
+        v = v.round()
+    if kind == "sparse":
+        v *= torch.rand(shape, generator=generator) < 0.3
+    if kind == "uneven":  # a factor of a million between entries
+        v *= 10 ** (6 * torch.rand(shape, generator=generator, dtype=torch.float64) - 3)
+    return v
+
+
+def inputs(shape, seed: int) -> Tensor:
+    """Points of the box [0, 1], about a third of their entries on its edges."""
+    x = torch.rand(shape, generator=seeded(seed + 1), dtype=torch.float64)
+    return (1.5 * x - 0.25).clamp(*BOX)
+
+
+class Case(NamedTuple):
+    """A ball, a batch of vectors, and where the box matters the inputs they belong to."""
+
+    ball: Ball
+    v: Tensor
+    x: Tensor | None
+
+    def row(self, i: int) -> "Case":
+        """Sample i on its own."""
+        eps = self.ball.eps
+        ball = Ball(self.ball.p, eps[i : i + 1] if torch.is_tensor(eps) else eps, self.ball.box)
+        return Case(ball, self.v[i : i + 1], None if self.x is None else self.x[i : i + 1])
+
+    def eps(self) -> Tensor:
+        """ε of every row, in float64."""
+        return torch.as_tensor(self.ball.eps, dtype=torch.float64).expand(len(self.v))
+
+    def points(self, count: int = 20) -> Tensor:
+        """Points of Δ for every row: random ones, the ends of axes and diagonals, 0.  (m, n, d) float64."""
+        n, d = len(self.v), self.v[0].numel()
+        tries = [torch.zeros(n, d, dtype=torch.float64)]
+        for seed in range(count):
+            kind = ("plain", "ties", "sparse", "uneven")[seed % 4]
+            tries.append(self.inside(entries((n, d), seed, kind)))
+        for i in range(min(d, 8)):
+            axis = torch.zeros(n, d, dtype=torch.float64)
+            axis[:, i] = 1
+            tries += [self.inside(axis), self.inside(-axis)]
+        return torch.stack(tries)
+
+    def inside(self, z: Tensor) -> Tensor:
+        """The rows of z cut to the box and then shortened into the ball: a point of Δ, by no method of Ball."""
+        z = z * self.eps()[:, None] / z.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        if self.x is not None:
+            x = self.x.double().flatten(1)
+            z = torch.maximum(torch.minimum(z, 1 - x), -x)
+        size = torch.linalg.vector_norm(z, ord=self.ball.p, dim=1)
+        return z * (self.eps() / size.clamp(min=1e-300)).clamp(max=1)[:, None]
+
+
+@st.composite
+def cases(draw, dtypes=DTYPES, shapes=SHAPES, boxes=(None, BOX), kinds=("plain", "ties", "sparse", "uneven")):
+    """A case with every choice open: p, ε = 0 or a number or one per sample, box, type, shape, entries."""
+    dtype, box, seed = draw(st.sampled_from(dtypes)), draw(st.sampled_from(boxes)), draw(seeds)
+    shape = (draw(st.integers(1, 4)), *draw(st.sampled_from(shapes)))
+    scale = draw(st.sampled_from((0.01, 1.0, 1000.0)))
+    eps = draw(st.sampled_from((0.0, 1e-3, 0.1, 0.5, 3.0, 50.0)))
+    if draw(st.booleans()):
+        eps = eps * torch.rand(shape[0], generator=seeded(seed), dtype=torch.float64).to(dtype)
+    v = (scale * entries(shape, seed, draw(st.sampled_from(kinds)))).to(dtype)
+    x = inputs(shape, seed).to(dtype) if box else None
+    return Case(Ball(draw(orders), eps, box), v, x)

@@ -1,0 +1,165 @@
+"""Real images in [0, 1], split once and for all, offline by default."""
+
+import pickle
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from adv_lib import data
+
+
+def assert_well_formed(loaded, shape):
+    for x, y in (loaded[:2], loaded[2:]):
+        assert x.shape == (len(y), *shape)
+        assert x.dtype == torch.float32
+        assert y.dtype == torch.int64
+        assert x.min() == 0
+        assert x.max() == 1
+        assert set(y.tolist()) == set(range(10))
+
+
+def test_the_digits_are_all_1797_images_of_8_by_8_pixels(digits):
+    assert_well_formed(digits, (1, 8, 8))
+    assert len(digits.x_train) == 1201
+    assert len(digits.x_test) == 596
+
+
+def test_a_third_of_every_class_is_for_testing(digits):
+    train, test = (y.bincount() for y in (digits.y_train, digits.y_test))
+    assert torch.equal(test, (train + test) // 3)
+
+
+def test_the_split_loses_no_image_and_repeats_none(digits):
+    from sklearn.datasets import load_digits
+
+    def pairs(x, y):
+        return sorted((label, *image) for label, image in zip(y.tolist(), x.flatten(1).tolist(), strict=True))
+
+    bunch = load_digits()
+    everything = pairs(torch.tensor(bunch.images / 16).float(), torch.tensor(bunch.target))
+    loaded = pairs(torch.cat([digits.x_train, digits.x_test]), torch.cat([digits.y_train, digits.y_test]))
+    assert loaded == everything
+    assert len({tuple(image) for image in everything}) == len(everything)
+
+
+def test_the_split_is_the_same_every_time(digits):
+    assert all(torch.equal(a, b) for a, b in zip(data.load("digits"), digits, strict=True))
+
+
+def test_the_digits_need_no_network(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise AssertionError("opened a connection")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    data.load("digits")
+
+
+def test_a_pair_of_classes_becomes_minus_and_plus_one(digits):
+    pair = data.binary(digits, 3, 8)
+    for part in ("train", "test"):
+        x, y = getattr(pair, f"x_{part}"), getattr(pair, f"y_{part}")
+        of = getattr(digits, f"y_{part}")
+        images = getattr(digits, f"x_{part}")
+        assert torch.equal(x[y == -1], images[of == 3])
+        assert torch.equal(x[y == 1], images[of == 8])
+        assert y.dtype == torch.int64
+        assert set(y.tolist()) == {-1, 1}
+
+
+def test_swapping_the_classes_swaps_the_signs(digits):
+    assert torch.equal(data.binary(digits, 8, 3).y_test, -data.binary(digits, 3, 8).y_test)
+    assert torch.equal(data.binary(digits, 8, 3).x_test, data.binary(digits, 3, 8).x_test)
+
+
+# ---- through torchvision ----
+
+
+def test_mnist_is_the_official_split(mnist):
+    assert_well_formed(mnist, (1, 28, 28))
+    assert len(mnist.x_train) == 60_000
+    assert len(mnist.x_test) == 10_000
+    assert mnist.y_train[:5].tolist() == [5, 0, 4, 1, 9]
+    assert mnist.y_test[:5].tolist() == [7, 2, 1, 0, 4]
+    assert mnist.x_train.mean().item() == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_mnist_0_against_1_has_as_many_test_images_as_published(mnist):
+    assert len(data.binary(mnist, 0, 1).y_test) == 2115
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The format of MNIST's files: type, axes, sizes, bytes."""
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (6, 28, 28))
+
+
+def test_mnist_is_read_from_the_folder_in_the_environment(tmp_path, monkeypatch, images):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, n in (("train", 4), ("t10k", 2)):
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(idx(images[:n]))
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(idx(np.arange(n)))
+    monkeypatch.setenv("ADV_LIB_DATA", str(tmp_path))
+    loaded = data.load("mnist")
+    assert torch.equal(loaded.x_train, torch.tensor(images[:4]).unsqueeze(1).float() / 255)
+    assert torch.equal(loaded.x_test, torch.tensor(images[:2]).unsqueeze(1).float() / 255)
+    assert loaded.y_train.tolist() == [0, 1, 2, 3]
+
+
+def test_cifar10_comes_channels_first_in_the_unit_range(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
+    folder = tmp_path / datasets.CIFAR10.base_folder
+    folder.mkdir()
+    batches = {"data_batch_1": slice(0, 2), "test_batch": slice(2, 3)}
+    for name, part in batches.items():
+        content = {"data": pixels[part], "labels": [5, 9][: len(pixels[part])]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    # torchvision's own reader, without the checksums of the real files
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", None]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", None]])
+    monkeypatch.setitem(datasets.CIFAR10.meta, "md5", None)
+    monkeypatch.setenv("ADV_LIB_DATA", str(tmp_path))
+    loaded = data.load("cifar10")
+    assert torch.equal(loaded.x_train, torch.tensor(pixels[:2]).reshape(2, 3, 32, 32).float() / 255)
+    assert torch.equal(loaded.x_test, torch.tensor(pixels[2:]).reshape(1, 3, 32, 32).float() / 255)
+    assert loaded.y_train.tolist() == [5, 9]
+    assert loaded.y_test.tolist() == [5]
+
+
+@pytest.mark.parametrize(("name", "module"), [("mnist", "mnist"), ("cifar10", "cifar")])
+def test_offline_the_error_says_which_files_go_where(name, module, tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", offline)
+    monkeypatch.setenv("ADV_LIB_DATA", str(tmp_path))
+    with pytest.raises(RuntimeError) as caught:
+        data.load(name)
+    folder = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
+    for words in (name, str(tmp_path / folder), "ADV_LIB_DATA", 'load("digits")'):
+        assert words in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError | RuntimeError)
+
+
+def test_without_the_environment_variable_the_folder_is_in_the_user_cache(tmp_path, monkeypatch):
+    roots = []
+
+    def fake(root, train, download):
+        roots.append(root)
+        raise OSError("offline")
+
+    monkeypatch.setattr(datasets, "MNIST", fake)
+    monkeypatch.delenv("ADV_LIB_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(RuntimeError):
+        data.load("mnist")
+    assert roots == [tmp_path / ".cache" / "adv_lib"]

@@ -1,0 +1,193 @@
+"""The frame slider: every frame drawn up front, in one piece of HTML."""
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import pytest
+from PIL import Image
+
+from adv_lib.widgets import Control, slider
+
+
+def draw(*values):
+    figure, ax = plt.subplots(figsize=(1, 1), dpi=40)
+    ax.set_title(" ".join(map(str, values)))
+    return figure
+
+
+def tell(*values):
+    return "a picture of " + " and ".join(map(str, values))
+
+
+class Page(HTMLParser):
+    """The tags of a slider with their attributes, its data, and its visible text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.text, self.payload, self.reads = [], [], "", ""
+        self.feed(source)
+        self.data = json.loads(self.payload)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.reads = dict(attrs).get("type") if tag == "script" else self.reads
+
+    def handle_endtag(self, tag):
+        self.reads = "" if tag == "script" else self.reads
+
+    def handle_data(self, text):
+        if self.reads == "application/json":
+            self.payload += text
+        elif self.reads == "":
+            self.text.append(text)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page(figure):
+    return Page(figure._repr_html_())
+
+
+@pytest.fixture(scope="module")
+def two():
+    return slider(
+        draw,
+        tell,
+        Control("ε", [0.0, 0.5], "{:g} px".format, start=1),
+        Control("p", ["1", "2", "∞"], str, start=2),
+        caption="two controls",
+    )
+
+
+def test_there_is_a_frame_for_every_combination_and_the_last_control_changes_fastest(two):
+    expected = [tell(e, p) for e in (0.0, 0.5) for p in ("1", "2", "∞")]
+    assert list(two.alts) == expected
+    assert len(two.frames) == 6
+    assert len(set(two.frames)) == 6
+    assert page(two).data["alts"] == expected
+    assert page(two).data["texts"] == [["0 px", "0.5 px"], ["1", "2", "∞"]]
+
+
+def test_a_frame_is_the_picture_of_its_values(two):
+    alone = slider(lambda v: draw(0.5, "2"), tell, Control("v", [1]), caption="one frame")
+    assert two.frames[4] == alone.frames[0]
+
+
+def test_before_any_script_runs_the_start_frame_is_shown(two):
+    (image,) = page(two).all("img")
+    assert image["src"] == two.frames[5]
+    assert image["alt"] == tell(0.5, "∞")
+
+
+def test_every_control_is_a_labelled_range_over_its_values(two):
+    first, second = page(two).all("input")
+    for control, name, last, start, text in (
+        (first, "ε", "1", "1", "0.5 px"),
+        (second, "p", "2", "2", "∞"),
+    ):
+        assert control["type"] == "range"
+        assert (control["min"], control["max"], control["step"]) == ("0", last, "1")
+        assert control["value"] == start
+        assert control["aria-label"] == name
+        assert control["aria-valuetext"] == text
+    assert len(page(two).all("label")) == len(page(two).all("output")) == 2
+
+
+def test_the_same_figure_gives_the_same_html(two):
+    controls = (Control("ε", [0.0, 0.5], "{:g} px".format, 1), Control("p", ["1", "2", "∞"], str, 2))
+    again = slider(draw, tell, *controls, caption="two controls")
+    assert again._repr_html_() == two._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"caption": "other"},
+        {"start": 1},
+        {"label": "q"},
+        {"show": "{:.2f}".format},
+        {"alt": lambda v: f"other {v}"},
+    ],
+)
+def test_figures_that_differ_in_anything_have_different_ids(other):
+    def name(caption="c", start=0, label="p", show="{:g}".format, alt=tell):
+        figure = slider(draw, alt, Control(label, [1, 2], show, start), caption=caption)
+        return page(figure).all("figure")[0]["id"]
+
+    assert name(**other) != name()
+
+
+def test_a_frame_is_a_small_palette_png_of_the_figure(two):
+    kind, content = two.frames[0].split(",")
+    assert kind == "data:image/png;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert picture.format == "PNG"
+    assert picture.mode == "P"
+    assert picture.size == (40, 40)
+
+
+def test_drawing_the_frames_leaves_no_figure_open():
+    before = plt.get_fignums()
+    slider(draw, tell, Control("p", [1, 2, 3]), caption="c")
+    assert plt.get_fignums() == before
+
+
+def test_no_text_can_break_out_of_the_html():
+    nasty = '</script><!--<script>"&\'{0}<b>'
+    figure = slider(draw, lambda v: nasty, Control(nasty, [1], lambda v: nasty), caption=nasty)
+    parsed = page(figure)
+    assert parsed.data["alts"] == [nasty]
+    assert parsed.data["texts"] == [[nasty]]
+    assert parsed.all("b") == []
+    assert len(parsed.all("script")) == 2
+    assert parsed.all("img")[0]["alt"] == nasty
+    assert parsed.all("input")[0]["aria-label"] == parsed.all("input")[0]["aria-valuetext"] == nasty
+    assert "<" not in parsed.payload  # "<!--<script>" would swallow the end of the script
+    assert nasty in parsed.text
+
+
+def test_the_html_asks_for_nothing_from_anywhere_else(two):
+    source = two._repr_html_()
+    assert "http" not in source.replace(two.frames[5], "")
+    assert all(frame.startswith("data:") for frame in page(two).data["frames"])
+
+
+def test_numbers_read_short_unless_told_otherwise():
+    figure = slider(draw, tell, Control("ε", [0.1, 0.25]), caption="c")
+    assert page(figure).data["texts"] == [["0.1", "0.25"]]
+
+
+# ---- with a kernel ----
+
+
+def test_live_gives_widgets_that_redraw_for_values_between():
+    seen = []
+
+    def watch(eps, p):
+        seen.append((eps, p))
+        return draw(eps, p)
+
+    controls = Control("ε", [0.0, 0.5, 1.0], start=1), Control("p", [1, 2], "p = {}".format)
+    live = slider(watch, tell, *controls, caption="c", live=True)
+    assert isinstance(live, ipywidgets.Widget)
+    continuous, steps = live.children[:2]
+    assert isinstance(continuous, ipywidgets.FloatSlider)
+    assert (continuous.min, continuous.max, continuous.value) == (0, 1, 0.5)
+    assert [text for text, _ in steps.options] == ["p = 1", "p = 2"]
+    before = plt.get_fignums()
+    continuous.value = 0.35
+    steps.value = 2
+    assert seen[-2:] == [(0.35, 1), (0.35, 2)]
+    assert plt.get_fignums() == before
+
+
+def test_live_draws_nothing_before_it_is_shown():
+    def never(p):
+        raise AssertionError("drawn")
+
+    slider(never, tell, Control("p", [1.0, 2.0]), caption="c", live=True)
