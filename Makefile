@@ -44,7 +44,7 @@ test: $(STAMP)  ## run all tests: lint, unit, theorems, chapters, and the built 
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
-	@$(BIN)/nbstripout --verify $(CHAPTERS)
+	@$(BIN)/nbstripout --keep-id --verify $(CHAPTERS)
 	@$(call stage,Unit tests and theorems)
 	@$(BIN)/pytest tests --ignore=tests/site
 	@$(call stage,Every cell of every chapter)

@@ -1,0 +1,97 @@
+"""The local Sphinx extension: a plain notebook becomes the book's syntax, a student copy loses solutions."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[1] / "book/_ext/chapter_cells.py"
+spec = importlib.util.spec_from_file_location("chapter_cells", PATH)
+chapter_cells = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(chapter_cells)
+
+
+def markdown(text, **metadata):
+    return {"cell_type": "markdown", "metadata": metadata, "source": text}
+
+
+def code(text, **metadata):
+    return {"cell_type": "code", "metadata": metadata, "source": text}
+
+
+def book(*cells):
+    return [c["source"] for c in chapter_cells.to_book({"cells": list(cells)})["cells"]]
+
+
+EXERCISE = [
+    markdown(
+        "### Exercise: Add (5 min, code)\n\nAdd.",
+        exercise={"label": "ex-add", "title": "Add", "minutes": 5, "kind": "code"},
+    ),
+    code("def add(): ...", tags=["exercise"]),
+    markdown(
+        "<details><summary>Solution</summary>\n\nPlus.\n\n</details>",
+        solution_of="ex-add",
+        tags=["solution"],
+    ),
+    code("# @title Solution\ndef add(a, b): return a + b", tags=["solution"]),
+]
+
+
+def test_ordinary_markdown_and_code_stay_as_they_are():
+    assert book(markdown("text with $x$"), code("1 + 1")) == ["text with $x$", "1 + 1"]
+
+
+def test_a_theorem_gets_its_label_and_loses_only_its_opening():
+    prf = {"kind": "theorem", "label": "thm-x", "title": "X"}
+    (text,) = book(markdown("**Theorem (X).** Every **bold** claim.", prf=prf))
+    assert text == "::::{prf:theorem} X\n:label: thm-x\n\nEvery **bold** claim.\n::::"
+
+
+def test_an_exercise_closes_after_its_stub_and_a_solution_after_its_code():
+    texts = book(*EXERCISE, markdown("after"))
+    assert texts[0].startswith(":::{exercise-start} Add\n:label: ex-add\n:class: code")
+    assert texts[2].startswith(":::{exercise-end}")
+    assert texts[3].startswith('<details class="solution">')
+    assert texts[5].startswith("</details>")
+    assert texts[6] == "after"
+
+
+def test_two_exercises_in_a_row_do_not_swallow_each_other():
+    texts = book(*EXERCISE[:2], *EXERCISE[:2])
+    assert sum(t.startswith(":::{exercise-end}") for t in texts) == 2
+
+
+def test_every_box_is_closed_at_the_end_of_the_notebook():
+    assert book(*EXERCISE)[-1].startswith("</details>")
+    assert book(*EXERCISE[:2])[-1].startswith(":::{exercise-end}")
+
+
+def test_form_titles_for_colab_are_not_shown_in_the_book():
+    assert book(code("# @title Figure\nplot()")) == ["plot()"]
+
+
+@pytest.mark.parametrize(
+    ("link", "role"),
+    [
+        ("[Theorem (dual norm)](#thm-dual-norm)", "{prf:ref}`thm-dual-norm`"),
+        ("[Hölder](#thm-dual-norm)", "{prf:ref}`Hölder <thm-dual-norm>`"),
+        ("[Exercise](#ex-add)", "{numref}`ex-add`"),
+        ("[Madry](../book/references.md#cite-madry2018)", "{cite:t}`madry2018`"),
+        ("[attacks](../book/glossary.md#term-attack)", "{term}`attacks <attack>`"),
+        ("[a page](../book/notation.md)", "[a page](../book/notation.md)"),
+    ],
+)
+def test_links_that_are_harmless_in_colab_become_references(link, role):
+    assert book(markdown(link))[0].startswith(role)
+
+
+def test_a_solution_that_is_not_one_folded_block_is_an_error():
+    with pytest.raises(ValueError, match="not one <details> block"):
+        book(markdown("Plus.", solution_of="ex-add", tags=["solution"]))
+
+
+def test_the_student_copy_has_the_stub_and_neither_solution_nor_notes():
+    notes = markdown("<!-- notes\nask\n-->", slideshow={"slide_type": "notes"})
+    copy = chapter_cells.to_student({"cells": [*EXERCISE, notes]})["cells"]
+    assert copy == EXERCISE[:2]
