@@ -44,21 +44,30 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def images(x: Tensor, titles: Sequence[str], *, signed: bool = False, axes=None) -> Figure:
+def images(
+    x: Tensor,
+    titles: Sequence[str],
+    *,
+    limits: tuple[float, float] = (0.0, 1.0),
+    signed: bool = False,
+    axes: Sequence[Axes] | None = None,
+) -> Figure:
     """Draw a row of images with a title each.
 
-    x: (n, C, H, W) in [0, 1], or of any sign if signed: then red is positive, blue negative, white 0,
-    on one scale for the row.  axes: n axes to draw into; None makes a figure.
+    x: (n, C, H, W).  Gray images are dark where they are large, between the limits; if signed, red is
+    positive, blue negative and white 0, on one scale for the row.  axes: n axes to draw into; None
+    makes a figure.
     """
     if axes is None:
         _, axes = plt.subplots(1, len(x), figsize=(1.35 * len(x), 1.65), squeeze=False)
         axes = axes[0]
-    limit = x.abs().max().item() or 1.0
-    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if signed else {"vmin": 0, "vmax": 1}
-    if not signed and x.shape[1] == 1:
-        look["cmap"] = "gray_r"
+    low, high = limits
+    if signed:
+        high = x.abs().max().item() or 1.0
+        low = -high
+    colours = "RdBu_r" if signed else "gray_r"
     for ax, image, title in zip(axes, x.detach().cpu(), titles, strict=True):
-        ax.imshow(image.permute(1, 2, 0).squeeze(-1), **look)
+        ax.imshow(image.permute(1, 2, 0).squeeze(-1), cmap=colours, vmin=low, vmax=high)
         ax.set_title(title, fontsize="small")
         ax.set_xticks([])
         ax.set_yticks([])

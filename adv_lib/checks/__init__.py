@@ -76,6 +76,8 @@ class Code(Exercise):
                 return "your function returns None: the last line needs a return."
             if _tensor(got) is None:
                 return f"for {self._describe(case)} expected {_show(expected)}, got {got!r}."
+            if _tensor(got).shape != _tensor(expected).shape:
+                return f"expected {_shape(expected)}, got {_shape(got)}."
             if not _close(got, expected):
                 return (
                     f"for {self._describe(case)} expected {_show(expected)}, got {_show(got)}. "
@@ -122,6 +124,11 @@ class Numbers(Exercise):
 
 def _copies(case: tuple) -> tuple:
     return tuple(v.clone() if isinstance(v, torch.Tensor) else v for v in case)
+
+
+def _shape(value: Any) -> str:
+    shape = tuple(_tensor(value).shape)
+    return f"a tensor of shape {shape}" if shape else "a single number"
 
 
 def untouched(answer: Any) -> bool:

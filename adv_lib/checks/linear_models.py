@@ -48,6 +48,11 @@ def _unnormalised(w, y, eps, p):
     return -y * eps * w if p == 2 else _worst_delta(w, y, eps, p)
 
 
+def _largest_signed(w, y, eps, p):
+    largest = torch.nn.functional.one_hot(w.argmax(), len(w))
+    return -y * eps * w.sign() * largest if p == 1 else _worst_delta(w, y, eps, p)
+
+
 worst_delta = Code(
     reference=_worst_delta,
     cases=[
@@ -67,6 +72,9 @@ worst_delta = Code(
         "For p = 1 you spread ε over all coordinates. The same budget does more on the one "
         "coordinate with the largest |w_i|.": _spread_evenly,
         "For p = 2 you forgot to divide by ‖w‖₂, so ‖δ‖₂ is not ε.": _unnormalised,
+        "For p = 1 you took the largest w_i. What counts is its size, |w_i|.": _largest_signed,
+        "You gave the answer for p = ∞ whatever p is. For p = 1 and p = 2 the coordinates share the "
+        "budget.": lambda w, y, eps, p: _worst_delta(w, y, eps, math.inf),
     },
     praise="right for every norm and both labels.",
 )
@@ -107,6 +115,9 @@ robust_loss = Code(
         ),
         "You used ‖w‖_∞. The dual of the ℓ∞ ball is the ℓ1 norm.": (
             lambda w, b, x, y, eps: softplus(-(y * (x @ w + b) - eps * w.abs().max())).mean()
+        ),
+        "You used ‖w‖₂, the norm against an ℓ2 ball. The dual of the ℓ∞ ball is the ℓ1 norm.": (
+            lambda w, b, x, y, eps: softplus(-(y * (x @ w + b) - eps * vector_norm(w))).mean()
         ),
         "You raised the margin: that is the best case, not the worst.": (
             lambda w, b, x, y, eps: softplus(-(y * (x @ w + b) + eps * w.abs().sum())).mean()
@@ -161,7 +172,7 @@ class _SmallNorm(Exercise):
     praise = "‖w‖₂ ranks these two models one way, an ℓ∞ adversary the other."
 
     def examine(self, answer: tuple) -> str | None:
-        x = torch.tensor([2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+        x = torch.tensor([1.0, 0.5, 0.5, 0.5], dtype=torch.float64)
         vectors = [_tensor(w) for w in answer] if isinstance(answer, (list, tuple)) else []
         if len(vectors) != 2 or any(v is None or v.shape != x.shape for v in vectors):
             return "expected two weight vectors of 4 numbers each, like x."
@@ -169,8 +180,8 @@ class _SmallNorm(Exercise):
             return "the weights must be finite numbers."
         small, large = vectors
         clean = [w @ x for w in (small, large)]
-        if any(abs(m - 1) > 1e-3 for m in clean):
-            return f"both clean margins wᵀx must be 1, yours are {_show(torch.stack(clean))}."
+        if any(abs(m - 0.5) > 1e-3 for m in clean):
+            return f"both clean margins wᵀx must be 1/2, yours are {_show(torch.stack(clean))}."
         euclid = [vector_norm(w) for w in (small, large)]
         if euclid[0] >= euclid[1] - 1e-6:
             return (
@@ -180,7 +191,7 @@ class _SmallNorm(Exercise):
         if robust[0] >= robust[1] - 1e-6:
             return (
                 "the first model must have the smaller robust margin wᵀx − 0.1‖w‖₁, yours have "
-                f"{_show(torch.stack(robust))}. Concentrate the second one on fewer coordinates."
+                f"{_show(torch.stack(robust))}. Which norm of w does an ℓ∞ adversary collect?"
             )
         return None
 
@@ -190,22 +201,33 @@ small_norm = _SmallNorm()
 # ---- certify a ten-class linear model ----
 
 
+def _margins(W: Tensor, b: Tensor, x: Tensor, y: int, cost: Tensor) -> Tensor:
+    """z_y − z_k − cost_k for every class k ≠ y."""
+    return ((W[y] - W) @ x + b[y] - b - cost)[torch.arange(len(W)) != y]
+
+
 def _certify(W: Tensor, b: Tensor, x: Tensor, y: int, eps: float) -> bool:
-    others = [k for k in range(len(W)) if k != y]
-    return all((W[y] - W[k]) @ x + b[y] - b[k] > eps * (W[y] - W[k]).abs().sum() for k in others)
+    return bool((_margins(W, b, x, y, eps * (W[y] - W).abs().sum(1)) > 0).all())
+
+
+def _ties_allowed(W, b, x, y, eps):
+    return bool((_margins(W, b, x, y, eps * (W[y] - W).abs().sum(1)) >= 0).all())
+
+
+def _euclidean(W, b, x, y, eps):
+    return bool((_margins(W, b, x, y, eps * vector_norm(W[y] - W, dim=1)) > 0).all())
+
+
+def _norms_added(W, b, x, y, eps):
+    size = W.abs().sum(1)
+    return bool((_margins(W, b, x, y, eps * (size[y] + size)) > 0).all())
 
 
 def _only_runner_up(W, b, x, y, eps):
     z = W @ x + b
     z[y] = -math.inf
-    k = z.argmax()
-    return bool((W[y] - W[k]) @ x + b[y] - b[k] > eps * (W[y] - W[k]).abs().sum())
-
-
-def _norms_added(W, b, x, y, eps):
-    z, size = W @ x + b, W.abs().sum(1)
-    others = [k for k in range(len(W)) if k != y]
-    return all(bool(z[y] - z[k] > eps * (size[y] + size[k])) for k in others)
+    pair = torch.tensor([y, int(z.argmax())])
+    return _certify(W[pair], b[pair], x, 0, eps)
 
 
 certify = Code(
@@ -221,11 +243,29 @@ certify = Code(
         ),
         # large weights in common: they cancel in w_y − w_k
         (torch.tensor([[5.0, 5.0], [5.0, 4.0]]), torch.zeros(2), torch.tensor([0.5, 0.5]), 0, 0.2),
+        # ‖w_y − w_k‖₁ is out of reach, ‖w_y − w_k‖₂ is not
+        (torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.zeros(2), torch.tensor([0.5, 0.3]), 0, 0.45),
+        # a tie, exact in floating point
+        (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), torch.tensor([0.75, 0.25]), 0, 0.25),
+        # decided by the offsets
+        (torch.eye(2), torch.tensor([0.5, -0.5]), torch.tensor([0.5, 0.5]), 0, 0.25),
         # wrong to begin with
         (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), torch.tensor([0.2, 0.6]), 0, 0.1),
         (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), torch.tensor([0.9, 0.1]), 0, 0.1),
+        (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), torch.tensor([0.6, 0.4]), 0, 0.2),
     ],
     mistakes={
+        "You included k = y, whose margin is always 0, so that nothing is ever certified.": (
+            lambda W, b, x, y, eps: False
+        ),
+        "You counted a tie as safe. With a margin of exactly 0 some δ reaches the other class: use > in "
+        "place of ≥.": _ties_allowed,
+        "You left out the offsets: the margin is (w_y − w_k)ᵀx + b_y − b_k minus what δ takes.": (
+            lambda W, b, x, y, eps: _certify(W, torch.zeros_like(b), x, y, eps)
+        ),
+        "You used ‖w_y − w_k‖₂, the norm against an ℓ2 ball. The dual of the ℓ∞ ball is the ℓ1 norm.": (
+            _euclidean
+        ),
         "You checked the runner-up only. A class that is further away can still be the first one that "
         "δ reaches, because its margin may fall faster: check every k ≠ y.": _only_runner_up,
         "You moved both logits by their own worst δ. One δ serves both: the margin changes with "
