@@ -74,8 +74,8 @@ def robust_error(w: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> floa
 def robust_logistic_regression(x: Tensor, y: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
     """The global minimum of (1/n) Σ L(y (wᵀx + b) − ε‖w‖_q) over w and b, as a convex program.
 
-    x: (n, *shape).  y: (n,) of ±1.  ball: no box.  Returns w (d,) and b (), like x; weights below 1e-6,
-    which an interior-point solver leaves where the optimum has 0, are returned as 0.
+    x: (n, *shape).  y: (n,) of ±1.  ball: no box.  Returns w (d,) and b (), like x; weights that
+    move no margin by 1e-6, which an interior-point solver leaves where the optimum has 0, are 0.
     Raises ValueError with a box, and when no minimum exists: if some (w, b) has a positive robust
     margin on every sample, scaling it up pushes the loss towards 0 for ever (`largest_margin`).
     Source: Xu, Caramanis & Mannor 2009, who prove the same reduction for the hinge loss.
@@ -90,13 +90,13 @@ def robust_logistic_regression(x: Tensor, y: Tensor, ball: Ball) -> tuple[Tensor
             f"no minimum: the data can be separated for every ε below {reach:.4g}, "
             f"and ε is {float(ball.eps):.4g}"
         )
-    X, signs = x.flatten(1).double().numpy(), y.double().numpy()
+    X, signs = x.flatten(1).double().cpu().numpy(), y.double().cpu().numpy()
     w, b = cp.Variable(X.shape[1]), cp.Variable()
     margins = cp.multiply(signs, X @ w + b) - float(ball.eps) * cp.norm(w, ball.dual_order)
     problem = cp.Problem(cp.Minimize(cp.sum(cp.logistic(-margins)) / len(X)))
     problem.solve(solver=cp.CLARABEL)
-    best = torch.where(torch.as_tensor(w.value).abs() < SOLVER_ZERO, 0, torch.as_tensor(w.value))
-    return best.to(x.dtype), torch.as_tensor(b.value, dtype=x.dtype)
+    matters = abs(w.value) * abs(X).max() > SOLVER_ZERO
+    return torch.as_tensor(w.value * matters).to(x), torch.as_tensor(b.value).to(x)
 
 
 def largest_margin(x: Tensor, y: Tensor, p: float) -> float:
@@ -109,9 +109,8 @@ def largest_margin(x: Tensor, y: Tensor, p: float) -> float:
 
     if len(x) == 0 or len(y.unique()) < 2:
         raise ValueError(f"expected samples of both classes, got labels {_describe(y)}")
-    features = x.flatten(1).shape[1]
-    _check_binary(x.new_zeros(features), x.new_zeros(()), x, y)
-    X, signs = x.flatten(1).double().numpy(), y.double().numpy()
+    _check_binary(x.new_zeros(math.prod(x.shape[1:])), x.new_zeros(()), x, y)
+    X, signs = x.flatten(1).double().cpu().numpy(), y.double().cpu().numpy()
     w, b, reach = cp.Variable(X.shape[1]), cp.Variable(), cp.Variable()
     separated = [cp.multiply(signs, X @ w + b) >= reach, cp.norm(w, Ball(p, 0.0).dual_order) <= 1]
     return max(0.0, float(cp.Problem(cp.Maximize(reach), separated).solve(solver=cp.CLARABEL)))
@@ -131,7 +130,7 @@ def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     z = x.flatten(1) @ W.T + b
     clean = z.gather(1, y[:, None]) - z
     towards = W - W[y].unsqueeze(1)  # (n, K, d): what a step towards class k gains
-    eps = torch.as_tensor(ball.eps).expand(n).repeat_interleave(K)
+    eps = torch.as_tensor(ball.eps, dtype=x.dtype, device=x.device).expand(n).repeat_interleave(K)
     each = replace(ball, eps=eps)  # one row for every pair of sample and class
     gain = each.support(towards.flatten(0, 1), x.flatten(1).repeat_interleave(K, 0)).reshape(n, K)
     return (clean - gain).masked_fill(torch.nn.functional.one_hot(y, K).bool(), math.inf)

@@ -58,6 +58,10 @@ def images(
     positive, blue negative and white 0, on one scale for the row.  axes: n axes to draw into; None
     makes a figure.
     """
+    if x.ndim != 4 or len(titles) != len(x):
+        raise ValueError(
+            f"expected images (n, C, H, W), each with a title, got {tuple(x.shape)} and {len(titles)} titles"
+        )
     if axes is None:
         _, axes = plt.subplots(1, len(x), figsize=(1.35 * len(x), 1.65), squeeze=False)
         axes = axes[0]
@@ -67,7 +71,7 @@ def images(
         low = -high
     colours = "RdBu_r" if signed else "gray_r"
     for ax, image, title in zip(axes, x.detach().cpu(), titles, strict=True):
-        ax.imshow(image.permute(1, 2, 0).squeeze(-1), cmap=colours, vmin=low, vmax=high)
+        ax.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap=colours, vmin=low, vmax=high)
         ax.set_title(title, fontsize="small")
         ax.set_xticks([])
         ax.set_yticks([])
@@ -78,6 +82,8 @@ def images(
 
 def circle(p: float, points: int = 361) -> Tensor:
     """Points on the unit circle {δ ∈ ℝ² : ‖δ‖_p = 1} for any p ≥ 1, in order: (points, 2)."""
+    if not p >= 1:
+        raise ValueError(f"a norm has p ≥ 1, got {p!r}")
     angle = torch.linspace(0, 2 * math.pi, points, dtype=torch.float64)
     direction = torch.stack([angle.cos(), angle.sin()], 1)
     return direction / torch.linalg.vector_norm(direction, ord=p, dim=1, keepdim=True)
@@ -85,6 +91,8 @@ def circle(p: float, points: int = 361) -> Tensor:
 
 def line(ax: Axes, w: Tensor, b: Tensor | float, **look) -> None:
     """Draw {x ∈ ℝ² : wᵀx + b = 0}.  w: (2,), not 0."""
+    if w.shape != (2,) or not w.any():
+        raise ValueError(f"expected w (2,), not 0, got {tuple(w.shape)} {w.tolist()}")
     w = w.detach().double()
     foot = -float(b) * w / w.dot(w)
     along = torch.stack([-w[1], w[0]])
