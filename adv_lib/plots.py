@@ -60,7 +60,8 @@ def images(
     """
     if x.ndim != 4 or len(titles) != len(x):
         raise ValueError(
-            f"expected images (n, C, H, W), each with a title, got {tuple(x.shape)} and {len(titles)} titles"
+            "expected images (n, C, H, W), each with a title, "
+            f"got {tuple(x.shape)} and {len(titles)} titles"
         )
     if axes is None:
         _, axes = plt.subplots(1, len(x), figsize=(1.35 * len(x), 1.65), squeeze=False)
