@@ -13,7 +13,8 @@ from adv_lib import data
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
-quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # no test depends on the clock
+# No test depends on the clock.
+quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fixed", max_examples=100, derandomize=True, **quiet)
 settings.register_profile("explore", max_examples=2000, **quiet)  # pytest --hypothesis-profile=explore
 settings.load_profile("fixed")

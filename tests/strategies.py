@@ -67,7 +67,7 @@ class Case(NamedTuple):
         return torch.as_tensor(self.ball.eps, dtype=torch.float64).expand(len(self.v))
 
     def points(self, count: int = 20) -> Tensor:
-        """Points of Δ for every row: random ones, the ends of axes and diagonals, 0.  (m, n, d) float64."""
+        """Points of Δ for every row, random ones, ends of axes and 0: (m, n, d), float64."""
         n, d = len(self.v), self.v[0].numel()
         tries = [torch.zeros(n, d, dtype=torch.float64)]
         for seed in range(count):
@@ -80,7 +80,7 @@ class Case(NamedTuple):
         return torch.stack(tries)
 
     def inside(self, z: Tensor) -> Tensor:
-        """The rows of z cut to the box and then shortened into the ball: a point of Δ, by no method of Ball."""
+        """The rows of z cut to the box, then shortened into the ball, by no method of Ball."""
         z = z * self.eps()[:, None] / z.abs().amax(1, keepdim=True).clamp(min=1e-300)
         if self.x is not None:
             x = self.x.double().flatten(1)
@@ -90,8 +90,10 @@ class Case(NamedTuple):
 
 
 @st.composite
-def cases(draw, dtypes=DTYPES, shapes=SHAPES, boxes=(None, BOX), kinds=("plain", "ties", "sparse", "uneven")):
-    """A case with every choice open: p, ε = 0 or a number or one per sample, box, type, shape, entries."""
+def cases(
+    draw, dtypes=DTYPES, shapes=SHAPES, boxes=(None, BOX), kinds=("plain", "ties", "sparse", "uneven")
+):
+    """A case with every choice open: p, ε a number or one per sample, box, type, shape, entries."""
     dtype, box, seed = draw(st.sampled_from(dtypes)), draw(st.sampled_from(boxes)), draw(seeds)
     shape = (draw(st.integers(1, 4)), *draw(st.sampled_from(shapes)))
     scale = draw(st.sampled_from((0.01, 1.0, 1000.0)))

@@ -1,4 +1,4 @@
-"""The local Sphinx extension: a plain notebook becomes the book's syntax; student copies lose solutions."""
+"""The local Sphinx extension: notebooks become the book's syntax, student copies lose solutions."""
 
 import importlib.util
 from pathlib import Path

@@ -36,11 +36,15 @@ def test_the_split_loses_no_image_and_repeats_none(digits):
     from sklearn.datasets import load_digits
 
     def pairs(x, y):
-        return sorted((label, *image) for label, image in zip(y.tolist(), x.flatten(1).tolist(), strict=True))
+        return sorted(
+            (label, *image) for label, image in zip(y.tolist(), x.flatten(1).tolist(), strict=True)
+        )
 
     bunch = load_digits()
     everything = pairs(torch.tensor(bunch.images / 16).float(), torch.tensor(bunch.target))
-    loaded = pairs(torch.cat([digits.x_train, digits.x_test]), torch.cat([digits.y_train, digits.y_test]))
+    loaded = pairs(
+        torch.cat([digits.x_train, digits.x_test]), torch.cat([digits.y_train, digits.y_test])
+    )
     assert loaded == everything
     assert len({tuple(image) for image in everything}) == len(everything)
 

@@ -70,6 +70,11 @@ def test_images_in_the_unit_range_share_one_scale_with_0_white():
         assert picture.cmap(1.0)[:3] == (0, 0, 0)
 
 
+def test_images_of_another_range_are_drawn_between_their_limits():
+    for picture in drawn(plots.images(torch.rand(2, 1, 4, 4), ["a", "b"], limits=(-0.5, 2.0))):
+        assert picture.get_clim() == (-0.5, 2)
+
+
 def test_signed_images_have_0_in_the_middle_and_one_scale_for_the_row():
     x = torch.tensor([[[[0.5, -2.0]]], [[[1.0, 0.0]]]])
     for picture in drawn(plots.images(x, ["a", "b"], signed=True)):

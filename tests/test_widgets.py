@@ -138,7 +138,7 @@ def test_drawing_the_frames_leaves_no_figure_open():
 
 
 def test_no_text_can_break_out_of_the_html():
-    nasty = '</script><!--<script>"&\'{0}<b>'
+    nasty = "</script><!--<script>\"&'{0}<b>"
     figure = slider(draw, lambda v: nasty, Control(nasty, [1], lambda v: nasty), caption=nasty)
     parsed = page(figure)
     assert parsed.data["alts"] == [nasty]
