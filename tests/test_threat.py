@@ -133,6 +133,21 @@ def test_an_allowed_point_is_its_own_projection(case):
     assert torch.equal(case.ball.project(inside, case.x), inside)
 
 
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("d", [64, 784, 3072])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", ORDERS)
+def test_in_high_dimension_what_ends_on_the_sphere_still_counts_as_inside(p, dtype, d, box):
+    """Equal entries are the hard case: their sums round the same way a thousand times over."""
+    level = torch.rand((100, 1), generator=seeded(0), dtype=torch.float64)
+    v = (level + 0.01 * entries((100, d), 1, "ties")).to(dtype)
+    v[:50] = v[:50, :1]
+    x, eps = inputs((100, d), 2).to(dtype), torch.rand(100, generator=seeded(3)).to(dtype)
+    ball = Ball(p, eps * d**0.5 / 10, box)
+    for delta in (ball.argmax(v, x), ball.project(v, x), ball.sample(x)):
+        assert ball.contains(delta, x).all()
+
+
 # ---- every scale, every row ----
 
 # 2^66 is 1e20, where squares in float32 overflow. Multiplying by 2^k does not round.

@@ -1,0 +1,256 @@
+"""Checks that teach: right answers pass, tempting wrong ones are told their name, nothing raises."""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+
+from adv_lib import checks
+from adv_lib.checks import FAILS, NOT_ATTEMPTED, PASSES, Code, Exercise, Numbers, Verdict
+
+EXERCISES = {
+    f"{module.name}.{name}": exercise
+    for module in pkgutil.iter_modules(checks.__path__)
+    for name, exercise in vars(importlib.import_module(f"{checks.__name__}.{module.name}")).items()
+    if isinstance(exercise, Exercise)
+}
+
+# For exercises with more than one right answer: what passes, and what earns which complaint.
+NAN, INF = float("nan"), float("inf")
+OPEN = {
+    "linear_models.small_norm": (
+        [
+            [[0.4, 0.1, 0.1, 0.0], [0.5, 0.0, 0.0, 0.0]],
+            (torch.tensor([2, 1, 1, 1]) / 7, torch.tensor([0.5, 0, 0, 0])),
+            [np.array([0.4, 0.1, 0.1, 0.0]), np.array([0.5, 0.0, 0.0, 0.0])],
+        ],
+        [
+            ([[0.4, 0.1], [0.5, 0.0, 0.0, 0.0]], "4 numbers each"),
+            ([[0.5, 0.0, 0.0, 0.0]], "two weight vectors"),
+            ([[NAN] * 4, [NAN] * 4], "finite"),
+            ([[INF, 0, 0, 0], [0.5, 0, 0, 0]], "finite"),
+            ([[0.4, 0.1, 0.1, 0.1], [0.5, 0, 0, 0]], "must be 1/2"),
+            ([[0.5, 0, 0, 0], [0.4, 0.1, 0.1, 0]], "the smaller ‖w‖₂"),
+            ([[0.5, 0, 0, 0], [0.5, 0, 0, 0]], "the smaller ‖w‖₂"),
+            ([[0.5, 0, 0, 0], [0, 1, 0, 0]], "does an ℓ∞ adversary collect"),
+        ],
+    ),
+    "linear_models.loose_bound": (
+        [torch.tensor([[0.0], [5.0], [-5.0]]), [[0], [9], [-9]], np.array([[0.0], [-4.0], [4.0]])],
+        [
+            (torch.zeros(3), "a tensor (3, 1)"),
+            (torch.tensor([[0.0], [NAN], [1.0]]), "finite"),
+            (torch.tensor([[0.0], [0.1], [-0.1]]), "at least 0.6"),
+            (torch.tensor([[0.0], [5.0], [5.0]]), "opposite δ"),
+        ],
+    ),
+}
+
+each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
+each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)
+
+
+def right_answers(name, exercise):
+    if isinstance(exercise, Code):
+        return [exercise.reference]
+    if isinstance(exercise, Numbers):
+        return [exercise.expected, list(exercise.expected), torch.tensor(exercise.expected)]
+    return OPEN[name][0]
+
+
+def wrong_answers(name, exercise):
+    """(answer, the sentence it must be told) for every mistake the exercise knows."""
+    if isinstance(exercise, Code | Numbers):
+        return [(wrong, sentence) for sentence, wrong in exercise.mistakes.items()]
+    return OPEN[name][1]
+
+
+RIGHT = [(e, a) for name, e in EXERCISES.items() for a in right_answers(name, e)]
+WRONG = [(name, e, *pair) for name, e in EXERCISES.items() for pair in wrong_answers(name, e)]
+
+
+def test_there_are_exercises():
+    assert len(EXERCISES) >= 7
+
+
+@pytest.mark.parametrize(("exercise", "answer"), RIGHT)
+def test_a_right_answer_passes_and_is_told_why_it_matters(exercise, answer):
+    verdict = exercise(answer)
+    assert verdict.status == PASSES
+    assert verdict.message == exercise.praise
+    assert str(verdict).startswith("✓ passes: ")
+
+
+@pytest.mark.parametrize(("name", "exercise", "answer", "sentence"), WRONG)
+def test_a_tempting_wrong_answer_fails_with_the_sentence_written_for_it(
+    name, exercise, answer, sentence
+):
+    verdict = exercise(answer)
+    assert verdict.status == FAILS
+    assert sentence in verdict.message
+    assert str(verdict).startswith("✗ fails: ")
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_knows_at_least_two_mistakes_and_their_sentences_differ(name):
+    sentences = {sentence for _, sentence in wrong_answers(name, EXERCISES[name])}
+    assert len(sentences) >= 2
+
+
+@each_code
+def test_a_mistake_is_told_what_was_expected_and_what_came(exercise):
+    for wrong in exercise.mistakes.values():
+        message = exercise(wrong).message
+        assert message.startswith("for ")
+        assert " expected " in message
+        assert ", got " in message
+
+
+@each
+def test_dots_are_not_attempted_yet(exercise):
+    for stub in (..., [...], (..., ...), [0.5, ...]):
+        assert exercise(stub) == Verdict(NOT_ATTEMPTED)
+    assert str(exercise(...)) == "○ not attempted yet"
+
+
+@each_code
+def test_a_stub_is_not_attempted_yet(exercise):
+    def stub(*args):
+        raise NotImplementedError
+
+    assert exercise(stub).status == NOT_ATTEMPTED
+
+
+@each_code
+def test_code_that_raises_is_reported_with_its_own_words(exercise):
+    def broken(*args):
+        raise ZeroDivisionError("by <zero>")
+
+    verdict = exercise(broken)
+    assert verdict.status == FAILS
+    assert "your code raised ZeroDivisionError: by <zero>" in verdict.message
+    assert "by &lt;zero&gt;" in verdict._repr_html_()
+
+
+@each_code
+def test_a_forgotten_return_is_named(exercise):
+    assert "needs a return" in exercise(lambda *args: None).message
+
+
+@each_code
+def test_stopping_the_kernel_still_works(exercise):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exercise(interrupted)
+
+
+THINGS = [
+    None,
+    3,
+    2.5,
+    True,
+    "abc",
+    "",
+    [],
+    {},
+    {"a": 1},
+    object(),
+    [None],
+    ["a", "b", "c"],
+    [[1.0], [2.0, 3.0]],
+    [1.0, 2.0, 1j],
+    torch.zeros(0),
+    torch.zeros(2, 3, 4),
+    torch.full((3,), NAN),
+    torch.tensor([1 + 2j]),
+    np.array(["a"]),
+    np.zeros((3, 3)),
+    torch.tensor([True, False]),
+    torch.nn.Linear(2, 1),
+    print,
+]
+
+
+@pytest.mark.parametrize("thing", THINGS, ids=lambda thing: type(thing).__name__)
+@each
+def test_no_answer_of_any_kind_makes_a_check_raise_or_pass(exercise, thing, capsys):
+    for answer in [thing, lambda *args: thing]:
+        verdict = exercise(answer)
+        right = isinstance(exercise, Code) and callable(answer) and thing is True
+        assert verdict.status == FAILS or right
+        assert verdict.message
+        assert verdict._repr_html_()
+
+
+@each_code
+def test_a_function_with_other_arguments_fails(exercise):
+    assert exercise(lambda: 0).status == FAILS
+
+
+@each_code
+def test_a_function_that_spoils_its_arguments_spoils_no_later_check(exercise):
+    def spoils(*args):
+        for argument in args:
+            if torch.is_tensor(argument):
+                argument.zero_()
+        return torch.tensor(0.0)
+
+    before = exercise(spoils).message
+    assert exercise(spoils).message == before
+    assert exercise(exercise.reference).status == PASSES
+
+
+@each_code
+def test_the_type_of_number_does_not_matter(exercise):
+    def doubled(*args):
+        result = exercise.reference(*args)
+        return result.double() if torch.is_tensor(result) else result
+
+    def listed(*args):
+        result = exercise.reference(*args)
+        return result.tolist() if torch.is_tensor(result) else result
+
+    assert exercise(doubled).status == exercise(listed).status == PASSES
+
+
+@each_code
+def test_a_small_slip_is_not_overlooked(exercise):
+    def slipped(*args):
+        result = exercise.reference(*args)
+        return not result if isinstance(result, bool) else result + 0.01
+
+    verdict = exercise(slipped)
+    assert verdict.status == FAILS
+    assert "expected" in verdict.message
+
+
+def test_numbers_that_are_wrong_in_no_known_way_are_named():
+    exercise = EXERCISES["linear_models.three_balls"]
+    assert exercise([0.4, 0.5, 0.6]).message == "not yet right: p = ∞."
+    assert exercise([9, 9, 0.7]).message == "not yet right: p = 1, p = 2."
+    assert exercise([0.4, 0.5]).message.startswith("expected 3 numbers")
+
+
+def test_numbers_without_labels_are_counted():
+    exercise = Numbers(expected=(1.0, 2.0), mistakes={})
+    assert exercise([1.0, 5.0]).message == "not yet right: number 2."
+
+
+def test_a_verdict_is_one_accessible_line_of_html():
+    verdict = Verdict(FAILS, "2 < 3 & “so”")
+    source = verdict._repr_html_()
+    assert source.startswith('<div class="adv-verdict adv-fails" role="status">')
+    assert "✗ fails: 2 &lt; 3 &amp; “so”" in source
+    assert "adv-not" in Verdict(NOT_ATTEMPTED)._repr_html_()
+    assert repr(verdict) == str(verdict) == "✗ fails: 2 < 3 & “so”"
+
+
+@each
+def test_every_sentence_is_one(exercise):
+    sentences = [exercise.praise, *getattr(exercise, "mistakes", {})]
+    assert all(s.strip() == s and s.endswith(".") for s in sentences)
