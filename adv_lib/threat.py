@@ -188,8 +188,8 @@ class Ball:
 def _norm(v: Tensor, order: float) -> Tensor:
     """‖v‖ of every row, (n, 1), precise to a few ulp in any dimension and at any scale.
 
-    Squares are in units of the largest entry, so that none overflows. Sums are torch.sum's, which adds in
-    pairs: vector_norm adds one by one and is off by hundreds of ulp for a thousand equal entries.
+    Squares are in units of the largest entry, so that none overflows. Sums are torch.sum's, which adds
+    in pairs: vector_norm adds one by one and is off by hundreds of ulp for a thousand equal entries.
     """
     if order == math.inf:
         return vector_norm(v, ord=order, dim=1, keepdim=True)
