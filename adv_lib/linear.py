@@ -129,10 +129,16 @@ def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     n, K = len(x), len(W)
     z = x.flatten(1) @ W.T + b
     clean = z.gather(1, y[:, None]) - z
-    towards = W - W[y].unsqueeze(1)  # (n, K, d): what a step towards class k gains
-    eps = torch.as_tensor(ball.eps, dtype=x.dtype, device=x.device).expand(n).repeat_interleave(K)
-    each = replace(ball, eps=eps)  # one row for every pair of sample and class
-    gain = each.support(towards.flatten(0, 1), x.flatten(1).repeat_interleave(K, 0)).reshape(n, K)
+    eps = torch.as_tensor(ball.eps, dtype=x.dtype, device=x.device).expand(n)
+    if ball.box is None:  # the gain depends on x through its class alone: one row for a pair of classes
+        towards = W - W.unsqueeze(1)  # (K, K, d): from class j towards class k
+        each = replace(ball, eps=1.0).support(towards.flatten(0, 1)).reshape(K, K)
+        gain = eps.unsqueeze(1) * each[y]
+    else:  # one row for a pair of sample and class
+        towards = W - W[y].unsqueeze(1)  # (n, K, d)
+        each = replace(ball, eps=eps.repeat_interleave(K))
+        rows = x.flatten(1).repeat_interleave(K, 0)
+        gain = each.support(towards.flatten(0, 1), rows).reshape(n, K)
     return (clean - gain).masked_fill(torch.nn.functional.one_hot(y, K).bool(), math.inf)
 
 
