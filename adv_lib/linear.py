@@ -78,7 +78,7 @@ def robust_logistic_regression(x: Tensor, y: Tensor, ball: Ball) -> tuple[Tensor
     move no margin by 1e-6, which an interior-point solver leaves where the optimum has 0, are 0.
     Raises ValueError with a box, and when no minimum exists: if some (w, b) has a positive robust
     margin on every sample, scaling it up pushes the loss towards 0 for ever (`largest_margin`).
-    Source: Xu, Caramanis & Mannor 2009, who prove the same reduction for the hinge loss.
+    Source: Kolter & Madry 2018, chapter 2.
     """
     import cvxpy as cp
 
@@ -100,7 +100,7 @@ def robust_logistic_regression(x: Tensor, y: Tensor, ball: Ball) -> tuple[Tensor
 
 
 def largest_margin(x: Tensor, y: Tensor, p: float) -> float:
-    """The largest ε for which one (w, b) classifies every sample right under ‖δ‖_p ≤ ε.
+    """The supremum of the ε for which one (w, b) classifies every sample right under ‖δ‖_p ≤ ε.
 
     max over ‖w‖_q ≤ 1 and b of min_i y_i (wᵀx_i + b): the hard-margin support vector machine in the
     norm p. It is 0 if the data cannot be separated at all.  Raises ValueError unless both classes occur.
