@@ -34,8 +34,8 @@ chapter on [linear models](../chapters/01_linear_models.ipynb).
 {table}
 
 *Reproduced* means that the published number lies within our smallest and largest, give or take 0.1
-points. The training set can be separated for every ε below {reach:.4f}, so the standard model's loss has no
-minimum: where its 10 epochs end, and with it its robust error, depends on the start.
+points. The training set can be separated for every ε below {reach:.4f}, so the standard model's loss
+has no minimum: where its 10 epochs end, and with it its robust error, depends on the start.
 """
 
 
