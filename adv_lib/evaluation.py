@@ -1,11 +1,21 @@
-"""Honest numbers: a rate never comes without its count and its interval."""
+"""Honest numbers: a rate never comes without its count and its interval.
+
+Robust accuracy from attacks is an upper bound: of a sample that no attack breaks we know nothing more.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from . import losses
+from .models import evaluating
+from .threat import Ball
+
+Attack = Callable[..., Tensor]  # (model, x, y, ball) → δ
 
 
 @dataclass(frozen=True)
@@ -47,3 +57,109 @@ def rate(happened: Tensor) -> Rate:
     count, n = int(happened.sum()), len(happened)
     interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
     return Rate(count, n, interval.low, interval.high)
+
+
+def survivors(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    attacks: Sequence[Attack] = (),
+    *,
+    batch_size: int = 1000,
+) -> Tensor:
+    """Which samples are right as they are and under every δ that the attacks find.  Returns (n,) bool.
+
+    attacks: functions (model, x, y, ball) → δ, such as those of `attacks` or a `functools.partial` of
+             one. Each is given the samples that withstood the ones before; a tie counts as broken.
+    Raises ValueError if an attack leaves Δ(x), and for n = 0.
+    """
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(f"expected as many inputs as labels, at least one, got {len(x)} and {len(y)}")
+    alive = _right(model, x, y, batch_size)
+    for attack in attacks:
+        for batch in alive.nonzero().squeeze(1).split(batch_size):
+            part = _part(ball, batch)
+            delta = attack(model, x[batch], y[batch], part)
+            if not part.contains(delta, x[batch]).all():
+                raise ValueError(f"{attack} returned a perturbation outside {part}")
+            alive[batch] = _right(model, x[batch] + delta, y[batch], batch_size)
+    return alive
+
+
+def robust_accuracy(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    attacks: Sequence[Attack] = (),
+    *,
+    batch_size: int = 1000,
+) -> Rate:
+    """The share of `survivors`: an upper bound on the robust accuracy; without attacks the accuracy."""
+    return rate(survivors(model, x, y, ball, attacks, batch_size=batch_size))
+
+
+def robust_accuracy_curve(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    attacks: Sequence[Attack],
+    radii: Sequence[float],
+    *,
+    batch_size: int = 1000,
+) -> list[Rate]:
+    """The robust accuracy for each ε in radii, which must not fall: one `Rate` for each.
+
+    A δ in a small ball is in every larger one, so what broke at one ε stays broken at the next: the
+    curve cannot rise. The ball's own eps is not used.
+    """
+    if any(b < a for a, b in zip(radii, radii[1:], strict=False)):
+        raise ValueError(f"expected radii in increasing order, got {list(radii)}")
+    alive, rates = torch.ones(len(x), dtype=torch.bool, device=x.device), []
+    for eps in radii:
+        left = alive.nonzero().squeeze(1)
+        if len(left):
+            at = replace(ball, eps=eps)
+            alive[left] = survivors(model, x[left], y[left], at, attacks, batch_size=batch_size)
+        rates.append(rate(alive))
+    return rates
+
+
+def loss_along(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    directions: Sequence[Tensor],
+    *distances: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.cross_entropy,
+) -> Tensor:
+    """ℓ(x + t₁ u₁ + t₂ u₂ + …, y) of one sample, on the grid of all t₁, t₂, …: a line, a plane.
+
+    x: (1, *shape), y: (1,), directions u: each (1, *shape); distances: one vector for each direction.
+    Returns a tensor of shape (len(distances[0]), len(distances[1]), …).
+    """
+    if len(x) != 1 or not distances or len(directions) != len(distances):
+        raise ValueError(
+            "expected one sample and as many distances as directions, at least one, "
+            f"got {len(x)}, {len(distances)} and {len(directions)}"
+        )
+    grid = torch.cartesian_prod(*distances).reshape(-1, len(distances)).to(x)
+    moves = grid @ torch.cat([u.reshape(1, -1) for u in directions])
+    with evaluating(model), torch.no_grad():
+        values = loss(model(x + moves.reshape(-1, *x.shape[1:])), y.expand(len(grid)))
+    return values.reshape([len(t) for t in distances])
+
+
+def _right(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """Whether class y leads all others, (n,) bool."""
+    with evaluating(model), torch.no_grad():
+        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+        return torch.cat([losses.margin(model(a), b) < 0 for a, b in parts])
+
+
+def _part(ball: Ball, index: Tensor) -> Ball:
+    """The ball of some of the samples."""
+    eps = torch.as_tensor(ball.eps)
+    return ball if eps.ndim == 0 else replace(ball, eps=eps[index.to(eps.device)])

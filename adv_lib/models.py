@@ -5,7 +5,8 @@ Each takes images (n, C, H, W) or vectors (n, d) in [0, 1] and returns logits (n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -32,6 +33,50 @@ def mlp(widths: list[int], generator: torch.Generator | None = None) -> nn.Seque
         return nn.Sequential(*layers[:-1])
 
     return _seeded(build, generator)
+
+
+def convnet(
+    shape: tuple[int, int, int], classes: int, generator: torch.Generator | None = None
+) -> nn.Sequential:
+    """Four 3×3 convolutions (32, 32, 64, 64 channels, every second of stride 2) and two linear layers.
+
+    shape: (C, H, W) of the images, H and W divisible by 4.  generator: as for `mlp`.
+    Source: the `cnn` of Kolter & Madry 2018, chapter 4.
+    """
+    channels, height, width = shape
+    if min(shape) < 1 or height % 4 or width % 4 or classes < 1:
+        raise ValueError(
+            "expected a shape (C, H, W) with H and W divisible by 4 and at least one class, "
+            f"got {shape!r} and {classes!r}"
+        )
+
+    def build() -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for fan_in, fan_out, stride in ((channels, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2)):
+            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=stride, padding=1), nn.ReLU()]
+        flat = 64 * (height // 4) * (width // 4)
+        head = [nn.Flatten(), nn.Linear(flat, 100), nn.ReLU(), nn.Linear(100, classes)]
+        return nn.Sequential(*layers, *head)
+
+    return _seeded(build, generator)
+
+
+@contextmanager
+def evaluating(model: Callable) -> Iterator[None]:
+    """Put a model in eval mode for a while, then give every submodule its own mode back.
+
+    In eval mode dropout is off and BatchNorm neither uses the batch nor learns from it. A model that
+    is a plain function has no mode and stays as it is.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
 
 def _seeded(build: Callable[[], nn.Sequential], generator: torch.Generator | None) -> nn.Sequential:

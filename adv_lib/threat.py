@@ -16,6 +16,7 @@ from torch.linalg import vector_norm
 
 DUAL_ORDER = {1: math.inf, 2: 2, math.inf: 1}  # 1/p + 1/q = 1
 TOLERANCE_ULP = 8
+HUGE = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,18 @@ class Ball:
             size = _fill_largest_first(rows.abs(), room, eps)
         return (rows.sign() * size).reshape(w.shape)
 
+    def at(self, x: Tensor) -> Region:
+        """Δ(x) at one batch x, checked once, for loops that step and project many times.
+
+        x: (n, *shape).
+        """
+        eps, rows = self._checked_eps(x, x), x.detach().flatten(1)
+        lo, hi = self.box or (-math.inf, math.inf)
+        low, high = (lo - rows).clamp(max=0), (hi - rows).clamp(min=0)
+        if self.p == math.inf:
+            low, high = low.maximum(-eps), high.minimum(eps)
+        return Region(self.p, eps.expand(len(rows), 1), low, high)
+
     def project(self, delta: Tensor, x: Tensor | None = None) -> Tensor:
         """The point of Δ(x) nearest to δ: argmin ‖δ' − δ‖₂ over δ' ∈ Δ(x).
 
@@ -92,14 +105,7 @@ class Ball:
         """
         eps = self._checked_eps(delta, x)
         rows = delta.flatten(1)
-        size = torch.minimum(rows.abs(), self._room(rows, x))
-        if self.p == math.inf:
-            size = torch.minimum(size, eps)
-        else:
-            outside = _norm(size, self.p) > eps
-            shrink = _fill_sphere if self.p == 2 else _soft_threshold
-            if outside.any():
-                size = torch.where(outside, shrink(rows.abs(), self._room(rows, x), eps), size)
+        size = _shrink(rows.abs(), self._room(rows, x), eps, self.p)
         return (rows.sign() * size).reshape(delta.shape)
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -181,6 +187,55 @@ class Ball:
         return eps
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Δ(x) at one batch x, made by `Ball.at`: one step of projected ascent, without further checks.
+
+    eps (n, 1) is the radius, low ≤ 0 ≤ high (n, d) how far each coordinate can move. δ and gradients are
+    finite rows (n, d), as in x.flatten(1).
+    """
+
+    p: float
+    eps: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Region:
+        """The region of some of the samples, given by a mask or by their numbers."""
+        return Region(self.p, self.eps[rows], self.low[rows], self.high[rows])
+
+    def step(self, rows: Tensor, gradient: Tensor, alpha: Tensor) -> Tensor:
+        """P(δ + v): v maximises ⟨gradient, v⟩ over ‖v‖_p ≤ α and does not leave the box.
+
+        For p = 2 the maximum is over the coordinates that the box does not block already, and v is cut
+        where it meets the edge; for p = 1 and ∞ v is a maximiser.
+        alpha: a number or (n, 1).  Returns rows (n, d) in Δ(x).
+        """
+        if self.p == math.inf:  # each coordinate for itself, so one clipping does for both
+            return gradient.sign().mul_(alpha).add_(rows).clamp_(self.low, self.high)
+        tiny = torch.finfo(rows.dtype).tiny
+        down, up = self.low - rows, self.high - rows
+        if self.p == 2:
+            open_ = gradient.clamp(down.mul_(HUGE), up.mul_(HUGE))  # 0 where the box blocks it
+            v = open_.div_(_norm(open_, 2).clamp_(min=tiny)).mul_(alpha)
+            return self._into_ball(v.add_(rows).clamp_(self.low, self.high))
+        sign = gradient.sign()
+        v = sign * _fill_largest_first(gradient.abs(), torch.maximum(down * sign, up * sign), alpha)
+        return self._into_ball(v.add_(rows))
+
+    def _into_ball(self, rows: Tensor) -> Tensor:
+        """P of rows that are in the box: to shrink them towards 0 keeps them there."""
+        if self.p == 2:
+            tiny = torch.finfo(rows.dtype).tiny
+            return rows.mul_((self.eps / _norm(rows, 2).clamp_(min=tiny)).clamp_(max=1))
+        return rows.sign() * _soften(rows.abs(), self.eps)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """The nearest point of Δ(x) to every row of (n, d)."""
+        room = torch.where(rows >= 0, self.high, -self.low)
+        return rows.sign() * _shrink(rows.abs(), room, self.eps, self.p)
+
+
 # By symmetry each problem is one about sizes: give coordinate i a size s_i with 0 ≤ s_i ≤ room_i, and
 # put the sign back afterwards. All arguments are (n, d) or broadcast to it, a ≥ 0.
 
@@ -197,34 +252,53 @@ def _norm(v: Tensor, order: float) -> Tensor:
         return v.abs().sum(1, keepdim=True)
     tiny = torch.finfo(v.dtype).tiny
     unit = v.detach().abs().amax(1, keepdim=True).clamp(min=tiny)
-    return unit * (v / unit).square().sum(1, keepdim=True).clamp(min=tiny).sqrt()
+    v = v / unit
+    return unit * (v * v).sum(1, keepdim=True).clamp(min=tiny).sqrt()
+
+
+def _shrink(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
+    """The sizes nearest to a, in the sense of ‖·‖₂, with s ≤ room and ‖s‖_p ≤ ε."""
+    size = torch.minimum(a, room)
+    if p == math.inf:
+        return torch.minimum(size, eps)
+    outside = _norm(size, p) > eps
+    if not outside.any():
+        return size
+    return torch.where(outside, (_fill_sphere if p == 2 else _soft_threshold)(a, room, eps), size)
 
 
 def _fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Sizes s = min(t a, room) with the t > 0 for which ‖s‖₂ = ε; all at room if ε is out of reach.
 
     Newton's method on Σ min(t² a_i², room_i²) = ε², concave and piecewise linear in t²: scale to the
-    sphere, freeze what stuck out, scale the rest again. Each round freezes a coordinate or ends.
+    sphere, stop what stuck out at its room, scale the rest again. Each round stops a coordinate or ends.
     """
     tiny = torch.finfo(a.dtype).tiny
-    unit_room = room / eps.clamp(min=tiny)  # lengths in units of ε: no square underflows
-    free = torch.ones_like(a, dtype=torch.bool)
+    unit_room = room / eps.clamp(min=tiny)  # lengths in units of ε and of the largest a: no square
+    a = a / a.amax(1, keepdim=True).clamp(min=tiny)  # underflows
+    t = 1 / _norm(a, 2).clamp(min=tiny)
+    stopped = torch.zeros_like(a, dtype=torch.bool)
     while True:
-        left = (1 - torch.where(free, 0, unit_room).square().sum(1, keepdim=True)).clamp(min=0).sqrt()
-        unit = a * free / _norm(a * free, 2).clamp(min=tiny)
-        size = torch.where(free, torch.minimum(eps * left * unit, room), room)
-        stuck_out = free & (left * unit > unit_room)
-        if not stuck_out.any():
-            return size
-        free = free & ~stuck_out
+        size = torch.minimum(t * a, unit_room)
+        sticks_out = t * a > unit_room
+        if not (sticks_out & ~stopped).any():
+            return torch.minimum(eps * size, room)
+        stopped |= sticks_out
+        left = 1 - torch.where(stopped, unit_room, 0).square().sum(1, keepdim=True)
+        free = torch.where(stopped, 0, a).square().sum(1, keepdim=True)
+        t = (left.clamp(min=0) / free.clamp(min=tiny)).sqrt()
 
 
 def _fill_largest_first(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Sizes that spend the budget Σ s_i = ε on the largest a_i first (the fractional knapsack)."""
-    order = a.argsort(dim=1, descending=True, stable=True)
-    most = torch.minimum(room, eps).expand_as(a).gather(1, order)
-    spent = torch.nn.functional.pad(most.cumsum(1)[:, :-1], (1, 0))
-    return torch.zeros_like(a).scatter(1, order, torch.minimum(most, (eps - spent).clamp(min=0)))
+    most = torch.minimum(room, eps).expand_as(a)
+    for few in (16, a.shape[1]):  # the largest few nearly always do, and sorting all is slow
+        top, order = (a * (most > 0)).topk(min(few, a.shape[1]), dim=1)
+        size = most.gather(1, order)
+        before = size.cumsum(1) - size
+        if ((before[:, -1:] >= eps) | (top[:, -1:] == 0)).all() or few == a.shape[1]:
+            break
+    return torch.zeros_like(a).scatter_(1, order, torch.minimum(size, (eps - before).clamp_(min=0)))
 
 
 def _soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
@@ -247,3 +321,16 @@ def _soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
         if not stuck_out.any():
             return size * (eps / size.sum(1, keepdim=True).clamp(min=tiny)).clamp(max=1)
         free = free & ~stuck_out
+
+
+def _soften(a: Tensor, eps: Tensor) -> Tensor:
+    """Sizes s = max(a − λ, 0) with Σ s_i ≤ ε: λ = 0 where that will do, else equality.
+
+    Newton's method on the convex, decreasing, piecewise linear Σ max(a_i − λ, 0).
+    """
+    size, lam = a, torch.zeros_like(a[:, :1])
+    close = 1 + torch.finfo(a.dtype).eps
+    while ((total := size.sum(1, keepdim=True)) > eps * close).any():
+        lam = lam + (total - eps).clamp(min=0) / size.sign().sum(1, keepdim=True).clamp(min=1)
+        size = (a - lam).clamp(min=0)
+    return size

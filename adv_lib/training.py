@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from . import attacks, losses, models
+from .data import Data
+from .threat import Ball
 
 Inner = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -61,3 +66,31 @@ def fit(
             optimizer.step()
             total += loss.item() * len(batch)
         yield Epoch(number, total / len(x))
+
+
+def reference(kind: str, data: Data) -> nn.Sequential:
+    """The network that every chapter means by "standard" or "robust", trained on `data` from seed 0.
+
+    `models.mlp([d, 50, 50, K])`. "standard" minimises the cross-entropy: about 1,200 steps of 0.1 on
+    batches of 100. "robust" goes on from there with the cross-entropy at the end of ten steps of
+    `attacks.pgd` for p = ∞, ε = 0.1 and the box: about 960 steps of 0.05, then 240 of 0.01. No stage
+    takes fewer than 4 epochs.  Raises ValueError for another kind.
+    """
+    if kind not in ("standard", "robust"):
+        raise ValueError(f'expected kind "standard" or "robust", got {kind!r}')
+    x, y = data.x_train, data.y_train
+    ball, generator = Ball(math.inf, 0.1, (0, 1)), torch.Generator().manual_seed(0)
+    model = models.mlp([x[0].numel(), 50, 50, int(y.max()) + 1], generator)
+
+    def clean(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return losses.cross_entropy(model(x), y)
+
+    def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return clean(model, x + attacks.pgd(model, x, y, ball, steps=10, keep="last"), y)
+
+    stages = [(clean, 1200, 0.1), (attacked, 960, 0.05), (attacked, 240, 0.01)]
+    for inner, steps, lr in stages[:1] if kind == "standard" else stages:
+        epochs = max(4, round(100 * steps / len(x)))
+        for _ in fit(model, (x, y), inner, epochs=epochs, lr=lr, generator=generator):
+            pass
+    return model

@@ -1,0 +1,99 @@
+"""What an attacker maximises: one number a sample, larger is worse for the model.
+
+Logits are z (n, K), labels y and targets t (n,) int64 in 0, …, K−1; every loss returns (n,) in the units
+of the logits, but for `dlr`, which has none. They agree on when a prediction is wrong and differ in what
+they are blind to, which decides what an attack that climbs them can miss.
+All raise ValueError for logits that are not (n, K) with K ≥ 2, and for labels out of range.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
+    """log Σ_j e^{z_j} − z_y, the training loss.
+
+    Blind to large margins: in float32 it is 0 once z_y leads by 17, its gradient has by then lost the
+    term of class y, and it vanishes when z_y leads by about 100. Multiplying the logits gets a model
+    there without changing a prediction.
+    """
+    _check(z, y)
+    return torch.nn.functional.cross_entropy(z, y, reduction="none")
+
+
+def log_odds(z: Tensor, y: Tensor) -> Tensor:
+    """log Σ_{j≠y} e^{z_j} − z_y, the log-odds that the model gives against the true class.
+
+    Cross-entropy is softplus of it, so both have gradients in the same direction, but this one cannot
+    saturate: its slope in z_y is always −1. Blind to nothing that cross-entropy sees; positive values
+    do not imply a wrong prediction, since many small rivals add up.
+    """
+    return torch.logsumexp(_rivals(z, y), 1) - _at(z, y)
+
+
+def margin(z: Tensor, y: Tensor) -> Tensor:
+    """max_{j≠y} z_j − z_y: positive exactly where the prediction is wrong, 0 at a tie.
+
+    Blind to every rival but the strongest: its gradient jumps when another takes the lead.
+    Source: Carlini & Wagner 2017, f₆ with the sign turned and without its floor.
+    """
+    return _rivals(z, y).amax(1) - _at(z, y)
+
+
+def dlr(z: Tensor, y: Tensor) -> Tensor:
+    """The difference of logits ratio (max_{j≠y} z_j − z_y) / (z_(1) − z_(3)), z_(i) the i-th largest.
+
+    Unchanged when the logits are shifted or scaled, hence blind to confidence. Needs K ≥ 3, and is not
+    defined (NaN or infinite) where the three largest logits tie.
+    Source: Croce & Hein 2020, eq. (6).
+    """
+    _check(z, y, classes=3)
+    top = z.topk(3, dim=1).values
+    return margin(z, y) / (top[:, 0] - top[:, 2])
+
+
+def targeted(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    """z_t − z_y: raise the target, lower the true class.
+
+    Blind to all other classes: one of them may win in the end. Targets differ from labels.
+    Source: Kolter & Madry 2018, chapter 4.
+    """
+    _check(z, y)
+    _check(z, targets)
+    if bool((y == targets).any()):
+        raise ValueError("expected targets that differ from the labels, got a sample with both the same")
+    return _at(z, targets) - _at(z, y)
+
+
+def targeted_all(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    """z_t − Σ_{k≠t} z_k: raise the target, lower all other classes.
+
+    Blind to which of the others is in the way: it spends as much on a class far behind as on the
+    leader. y is not used.  Source: Kolter & Madry 2018, chapter 4.
+    """
+    _check(z, targets)
+    return 2 * _at(z, targets) - z.sum(1)
+
+
+def _at(z: Tensor, y: Tensor) -> Tensor:
+    """z_y for every sample."""
+    return z.gather(1, y[:, None]).squeeze(1)
+
+
+def _rivals(z: Tensor, y: Tensor) -> Tensor:
+    """The logits with −∞ at the true class."""
+    _check(z, y)
+    return z.scatter(1, y[:, None], -math.inf)
+
+
+def _check(z: Tensor, y: Tensor, classes: int = 2) -> None:
+    if z.ndim != 2 or z.shape[1] < classes or not z.is_floating_point():
+        raise ValueError(f"expected logits (n, K) with K ≥ {classes}, got {z.dtype} {tuple(z.shape)}")
+    if y.shape != z.shape[:1] or y.dtype != torch.int64:
+        raise ValueError(f"expected {len(z)} int64 labels, got {y.dtype} {tuple(y.shape)}")
+    if len(y) and not 0 <= (low := int(y.min())) <= (high := int(y.max())) < z.shape[1]:
+        raise ValueError(f"expected labels from 0 to {z.shape[1] - 1}, got {low} to {high}")
