@@ -4,9 +4,9 @@ Every attack takes a model (images to logits), x (n, *shape), labels y (n,) and 
 δ like x in Δ(x). Whatever loss it reaches, the maximum is at least that; none proves that there is
 nothing worse.
 
-`loss` is (z, y) → (n,), or (z, y, targets) → (n,) when there are targets; None means the ones that cannot
-saturate, `losses.log_odds` and `losses.targeted`. With `targets` (n,) an attack wants x + δ classified as
-the target, without them as anything but y. `generator` None means a fresh one seeded 0.
+With `targets` (n,) an attack wants x + δ classified as the target, without them as anything but y.
+`loss` is (z, y) → (n,), or (z, y, targets) → (n,) with targets; None means the ones that cannot saturate,
+`losses.log_odds` and `losses.targeted`. `generator` None means a fresh one seeded 0.
 
 The model runs in eval mode and keeps its modes, its statistics and its gradients; attacks work under
 `torch.no_grad`. All raise ValueError for x outside the box or not finite, for labels that do not fit the
@@ -154,34 +154,30 @@ def apgd(
         best, generator = _Best(goal), _fresh(generator, x)
         for restart in range(restarts):
             delta = before = goal.start(ball, restart, generator)
-            size = size_then = 2 * goal.region.eps
+            size = size_then = 2 * goal.region.eps  # “then”: at the last checkpoint
+            record_then = torch.full_like(size, -math.inf)
+            record, value_before = (record_then, delta, delta), -record_then
             rises, since = torch.zeros_like(size), 0
             for step in range(steps + 1):
                 z, value, gradient = goal.climb(delta)
                 best.offer(goal, delta, z)
                 if callback:
                     callback(Iterate(restart, step, goal.shaped(delta), value, goal.lead(z)))
-                if step == steps:
-                    break
-                value = value[:, None]
-                if step == 0:
-                    record = (value, delta, gradient)
-                    record_then = value
-                else:
-                    rises += value > value_before
-                    record = _pick(value > record[0], (value, delta, gradient), record)
+                now = (value[:, None], delta, gradient)
+                rises += now[0] > value_before
+                record = _pick(now[0] > record[0], now, record)
                 if step in checkpoints:
                     halve = rises < 0.75 * (step - since)
                     halve |= (size == size_then) & (record[0] == record_then)
                     size_then, record_then = size, record[0]
-                    size = torch.where(halve, size / 2, size)
-                    value, delta, gradient = _pick(halve, record, (value, delta, gradient))
+                    size, now = torch.where(halve, size / 2, size), _pick(halve, record, now)
                     rises, since = torch.zeros_like(size), step
+                value_before, delta, gradient = now
                 ahead = goal.region.step(delta, gradient, size)
                 if step > 0:
                     ahead = delta + 0.75 * (ahead - delta) + 0.25 * (delta - before)
                     ahead = goal.region.project(ahead)
-                before, delta, value_before = delta, ahead, value
+                before, delta = delta, ahead
         return goal.shaped(best.delta)
 
 

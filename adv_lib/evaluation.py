@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -115,7 +116,7 @@ def robust_accuracy_curve(
     A δ in a small ball is in every larger one, so what broke at one ε stays broken at the next: the
     curve cannot rise. The ball's own eps is not used.
     """
-    if any(b < a for a, b in zip(radii, radii[1:], strict=False)):
+    if any(b < a for a, b in pairwise(radii)):
         raise ValueError(f"expected radii in increasing order, got {list(radii)}")
     alive, rates = torch.ones(len(x), dtype=torch.bool, device=x.device), []
     for eps in radii:
