@@ -5,8 +5,8 @@ Every attack takes a model (images to logits), x (n, *shape), labels y (n,) and 
 nothing worse.
 
 With `targets` (n,) an attack wants x + δ classified as the target, without them as anything but y.
-`loss` is (z, y) → (n,), or (z, y, targets) → (n,) with targets; None means the ones that cannot saturate,
-`losses.log_odds` and `losses.targeted`. `generator` None means a fresh one seeded 0.
+`loss` is (z, y) → (n,), with targets (z, y, targets) → (n,); None means `losses.log_odds` or
+`losses.targeted`, which cannot saturate. `generator` None means a fresh one seeded 0.
 
 The model runs in eval mode and keeps its modes, its statistics and its gradients; attacks work under
 `torch.no_grad`. All raise ValueError for x outside the box or not finite, for labels that do not fit the
