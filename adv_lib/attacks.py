@@ -108,6 +108,8 @@ def pgd(
             start = goal.start(ball, restart, generator)
             part = goal[best.lead < 0] if keep == "first" else goal
             delta = start[part.index] if keep == "first" else start
+            if len(delta) == 0:
+                break
             for step in range(steps + 1):
                 arrived = step == steps
                 if arrived and keep == "last" and not callback:
@@ -121,7 +123,10 @@ def pgd(
                     break
                 if keep == "first" and (broken := best.lead[part.index] >= 0).any():
                     part, delta, gradient = part[~broken], delta[~broken], gradient[~broken]
-                alpha = 2.5 * part.region.eps / steps if step_size is None else step_size
+                if len(delta) == 0:
+                    break
+                eps = part.region.eps
+                alpha = 2.5 * eps / steps if step_size is None else torch.full_like(eps, step_size)
                 delta = part.region.step(delta, gradient, alpha)
         return goal.shaped(delta if keep == "last" else best.delta)
 
@@ -287,6 +292,9 @@ class _Goal:
             z = self.model(moved)
             value = self.loss(z, *self.labels)
             slope = torch.autograd.grad(value.sum(), moved)[0].flatten(1) if gradient else None
+        for found in (value, slope):
+            if found is not None and not found.detach().sum().isfinite():
+                raise ValueError("the loss or its gradient became NaN or infinite")
         return z.detach(), value.detach(), slope
 
     def lead(self, z: Tensor) -> Tensor:
@@ -304,7 +312,7 @@ class _Best:
 
     def offer(self, part: _Goal, delta: Tensor, z: Tensor) -> None:
         """Take over the rows of δ that lead by more than the ones kept."""
-        lead = part.lead(z)
+        lead = part.lead(z).to(self.lead)
         better = (lead > self.lead[part.index]).nonzero().squeeze(1)
         self.lead[part.index[better]] = lead[better]
         self.delta[part.index[better]] = delta[better]
@@ -315,17 +323,17 @@ def _goal(
     model: Model, x: Tensor, y: Tensor, ball: Ball, loss: Loss | None, targets: Tensor | None
 ) -> Iterator[_Goal]:
     """Look at the clean samples once, check all arguments, and keep the model in eval mode meanwhile."""
+    if len(x) == 0:
+        raise ValueError("expected at least one sample, got none")
     labels = (y,) if targets is None else (y, targets)
     loss = loss or (losses.log_odds if targets is None else losses.targeted)
     index = torch.arange(len(x), device=x.device)
     goal = _Goal(model, loss, x.detach(), tuple(v.detach() for v in labels), ball.at(x), index)
     with evaluating(model):
         z, value, _ = goal.climb(goal.nothing(), gradient=False)
-        if not z.isfinite().all():
-            raise ValueError("the model returned NaN or infinity")
         if value.shape != y.shape:
             raise ValueError(f"expected a loss (n,) = {tuple(y.shape)}, got {tuple(value.shape)}")
-        if len(z) and bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
+        if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
             warnings.warn("the model seems to return probabilities, not logits", stacklevel=4)
         yield goal
 
@@ -337,11 +345,11 @@ def _fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:
 
 def _checkpoints(steps: int) -> set[int]:
     """The steps at which `apgd` looks back: after 22 % of them, then at ever shorter distances."""
-    share, gap, found = 0.22, 0.22, set()
-    while share <= 1:
-        found.add(math.ceil(share * steps))
-        gap = max(gap - 0.03, 0.06)
-        share += gap
+    percent, gap, found = 22, 22, set()
+    while percent <= 100:
+        found.add(-(-percent * steps // 100))  # rounded up
+        gap = max(gap - 3, 6)
+        percent += gap
     return found
 
 

@@ -80,6 +80,8 @@ def survivors(
     alive = _right(model, x, y, batch_size)
     for attack in attacks:
         for batch in alive.nonzero().squeeze(1).split(batch_size):
+            if len(batch) == 0:  # none is left
+                return alive
             part = _part(ball, batch)
             delta = attack(model, x[batch], y[batch], part)
             if not part.contains(delta, x[batch]).all():
@@ -163,4 +165,4 @@ def _right(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch_size: 
 def _part(ball: Ball, index: Tensor) -> Ball:
     """The ball of some of the samples."""
     eps = torch.as_tensor(ball.eps)
-    return ball if eps.ndim == 0 else replace(ball, eps=eps[index.to(eps.device)])
+    return ball if eps.numel() == 1 else replace(ball, eps=eps[index.to(eps.device)])

@@ -95,5 +95,7 @@ def _check(z: Tensor, y: Tensor, classes: int = 2) -> None:
         raise ValueError(f"expected logits (n, K) with K ≥ {classes}, got {z.dtype} {tuple(z.shape)}")
     if y.shape != z.shape[:1] or y.dtype != torch.int64:
         raise ValueError(f"expected {len(z)} int64 labels, got {y.dtype} {tuple(y.shape)}")
-    if len(y) and not 0 <= (low := int(y.min())) <= (high := int(y.max())) < z.shape[1]:
-        raise ValueError(f"expected labels from 0 to {z.shape[1] - 1}, got {low} to {high}")
+    if len(y):
+        low, high = (int(v) for v in y.aminmax())
+        if low < 0 or high >= z.shape[1]:
+            raise ValueError(f"expected labels from 0 to {z.shape[1] - 1}, got {low} to {high}")

@@ -209,7 +209,7 @@ class Region:
 
         For p = 2 the maximum is over the coordinates that the box does not block already, and v is cut
         where it meets the edge; for p = 1 and ∞ v is a maximiser.
-        alpha: a number or (n, 1).  Returns rows (n, d) in Δ(x).
+        alpha: (n, 1).  Returns rows (n, d) in Δ(x).
         """
         if self.p == math.inf:  # each coordinate for itself, so one clipping does for both
             return gradient.sign().mul_(alpha).add_(rows).clamp_(self.low, self.high)
@@ -221,7 +221,7 @@ class Region:
             return self._into_ball(v.add_(rows).clamp_(self.low, self.high))
         sign = gradient.sign()
         v = sign * _fill_largest_first(gradient.abs(), torch.maximum(down * sign, up * sign), alpha)
-        return self._into_ball(v.add_(rows))
+        return self._into_ball(v.add_(rows).clamp_(self.low, self.high))
 
     def _into_ball(self, rows: Tensor) -> Tensor:
         """P of rows that are in the box: to shrink them towards 0 keeps them there."""
@@ -326,11 +326,13 @@ def _soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
 def _soften(a: Tensor, eps: Tensor) -> Tensor:
     """Sizes s = max(a − λ, 0) with Σ s_i ≤ ε: λ = 0 where that will do, else equality.
 
-    Newton's method on the convex, decreasing, piecewise linear Σ max(a_i − λ, 0).
+    Newton's method on the convex, decreasing, piecewise linear Σ max(a_i − λ, 0), from the left: λ rises
+    until rounding stops it, and one scaling takes back what rounding left.
     """
     size, lam = a, torch.zeros_like(a[:, :1])
-    close = 1 + torch.finfo(a.dtype).eps
-    while ((total := size.sum(1, keepdim=True)) > eps * close).any():
-        lam = lam + (total - eps).clamp(min=0) / size.sign().sum(1, keepdim=True).clamp(min=1)
-        size = (a - lam).clamp(min=0)
-    return size
+    while True:
+        total = size.sum(1, keepdim=True)
+        higher = lam + (total - eps).clamp(min=0) / size.sign().sum(1, keepdim=True).clamp(min=1)
+        if torch.equal(higher, lam):
+            return size * (eps / total.clamp(min=torch.finfo(a.dtype).tiny)).clamp(max=1)
+        lam, size = higher, (a - higher).clamp(min=0)

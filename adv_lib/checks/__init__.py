@@ -6,6 +6,7 @@ one is told which mistake that is. Checks never raise in a reader's notebook.
 
 from __future__ import annotations
 
+import copy
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ class Numbers(Exercise):
 
 
 def _copies(case: tuple) -> tuple:
-    return tuple(v.clone() if isinstance(v, torch.Tensor) else v for v in case)
+    return tuple(v.clone() if isinstance(v, torch.Tensor) else copy.deepcopy(v) for v in case)
 
 
 def _shape(value: Any) -> str:
@@ -149,7 +150,9 @@ def _close(got: Any, expected: Any) -> bool:
     got, expected = _tensor(got), _tensor(expected)
     if got is None or expected is None:
         return False
-    return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-4, atol=1e-6)
+    return got.shape == expected.shape and torch.allclose(
+        got, expected, rtol=1e-4, atol=1e-6, equal_nan=True
+    )
 
 
 def _show(value: Any) -> str:

@@ -1,0 +1,77 @@
+"""The networks that the benchmarks attack, trained by the book's own loop and kept in .bench/."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from adv_lib import attacks, data, losses, models, training
+from adv_lib.threat import Ball
+
+KEPT = Path(__file__).parent.parent / ".bench"
+
+
+def kept(name: str, model: nn.Module, train: Callable[[nn.Module], None]) -> nn.Module:
+    """The model with the weights kept under this name, or else trained now and kept."""
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / ".gitignore").write_text("*\n")
+    path = KEPT / f"{name}.pt"
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        print(f"  training {name}", flush=True)
+        train(model)
+        torch.save(model.state_dict(), path)
+    return model.eval()
+
+
+def robust(name: str, model: nn.Module, pair: data.Data, eps: float, stages: list) -> nn.Module:
+    """The model trained on the given number of batches, first clean ones, then attacked ones.
+
+    stages: (batches, step size, attack steps); the attack is PGD for p = ∞, ε = eps and the box.
+    """
+    ball, generator = Ball(math.inf, eps, (0, 1)), torch.Generator().manual_seed(0)
+
+    def train(model: nn.Module) -> None:
+        for batches, lr, steps in stages:
+
+            def inner(model: nn.Module, x: Tensor, y: Tensor, steps: int = steps) -> Tensor:
+                if steps:
+                    x = x + attacks.pgd(model, x, y, ball, steps=steps, keep="last")
+                return losses.cross_entropy(model(x), y)
+
+            n = min(len(pair.x_train), 100 * batches)
+            some, epochs = (pair.x_train[:n], pair.y_train[:n]), math.ceil(100 * batches / n)
+            for _ in training.fit(model, some, inner, epochs=epochs, lr=lr, generator=generator):
+                pass
+
+    return kept(name, model, train)
+
+
+def digits_mlp() -> tuple[nn.Module, Tensor, Tensor]:
+    """64-50-50-10, the robust reference network of the book, and all test images of digits."""
+    pair = data.load("digits")
+
+    def train(model: nn.Module) -> None:
+        model.load_state_dict(training.reference("robust", pair).state_dict())
+
+    model = kept("digits_mlp", models.mlp([64, 50, 50, 10]), train)
+    return model, pair.x_test, pair.y_test
+
+
+def mnist_mlp(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
+    """784-200-100-100-10, robust to ε = 0.1, and the first 1,000 test images."""
+    stages = [(1200, 0.1, 0), (960, 0.05, 10), (240, 0.01, 10)]
+    model = robust("mnist_mlp", models.mlp([784, 200, 100, 100, 10]), pair, 0.1, stages)
+    return model, pair.x_test[:1000], pair.y_test[:1000]
+
+
+def mnist_conv(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
+    """The convnet, robust to ε = 0.2 for a while, and the first 200 test images."""
+    stages = [(400, 0.1, 0), (200, 0.05, 3)]
+    model = robust("mnist_conv", models.convnet((1, 28, 28), 10), pair, 0.2, stages)
+    return model, pair.x_test[:200], pair.y_test[:200]

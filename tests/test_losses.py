@@ -1,0 +1,248 @@
+"""What an attacker maximises, against plain loops, and what each loss cannot see."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DTYPES, entries, seeded, seeds, tolerance
+
+from adv_lib import losses
+
+
+def logits(seed, n=6, K=5, kind="plain", dtype=torch.float64, scale=3.0):
+    """Logits (n, K), labels, and targets that differ from them."""
+    draw = seeded(seed)
+    y = torch.randint(0, K, (n,), generator=draw)
+    targets = (y + torch.randint(1, K, (n,), generator=draw)) % K
+    return (scale * entries((n, K), seed, kind)).to(dtype), y, targets
+
+
+def plain(name, z, y, t):
+    """Each loss of one sample from its definition, in Python's own numbers."""
+    rivals = [z[j] for j in range(len(z)) if j != y]
+    ranked, lead = sorted(z, reverse=True), max(rivals) - z[y]
+    return {
+        "cross_entropy": lambda: math.log(sum(math.exp(v - z[y]) for v in z)),
+        "log_odds": lambda: math.log(sum(math.exp(v - z[y]) for v in rivals)),
+        "margin": lambda: lead,
+        "dlr": lambda: lead / (ranked[0] - ranked[2]),
+        "targeted": lambda: z[t] - z[y],
+        "targeted_all": lambda: z[t] - sum(z[k] for k in range(len(z)) if k != t),
+    }[name]()
+
+
+UNTARGETED, TARGETED = ("cross_entropy", "log_odds", "margin", "dlr"), ("targeted", "targeted_all")
+
+
+def call(name, z, y, targets):
+    return getattr(losses, name)(z, y, *((targets,) if name in TARGETED else ()))
+
+
+def slopes(loss, z):
+    """∇_z of every sample's loss."""
+    z = z.clone().requires_grad_()
+    return torch.autograd.grad(loss(z).sum(), z)[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", UNTARGETED + TARGETED)
+@given(seed=seeds, K=st.integers(3, 10))
+def test_every_loss_is_its_definition_sample_by_sample(name, dtype, seed, K):
+    z, y, targets = logits(seed, K=K, dtype=dtype)
+    expected = [
+        plain(name, *sample) for sample in zip(z.tolist(), y.tolist(), targets.tolist(), strict=True)
+    ]
+    got = call(name, z, y, targets)
+    assert got.dtype == dtype
+    expected = torch.tensor(expected, dtype=torch.float64)
+    # the rounding is that of the terms: logits, and for dlr in units of the gap it divides by
+    size = z.double().abs().amax(1) * K
+    if name == "dlr":
+        top = z.double().topk(3, dim=1).values
+        size = size * (1 + expected.abs()) / (top[:, 0] - top[:, 2])
+    assert ((got.double() - expected).abs() <= tolerance(z) * (1 + size)).all()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "log_odds", "margin", "targeted"])
+@given(seed=seeds, shift=st.sampled_from((-1e4, -3.0, 1e4)))
+def test_adding_a_number_to_all_logits_changes_no_loss_but_targeted_all(name, seed, shift):
+    z, y, targets = logits(seed)
+    moved = call(name, z + shift, y, targets)
+    torch.testing.assert_close(moved, call(name, z, y, targets), rtol=0, atol=1e-10)
+
+
+@given(seeds, st.sampled_from((-1e4, -3.0, 1e4)), st.sampled_from((1e-3, 0.5, 64.0, 1e6)))
+def test_dlr_does_not_change_when_the_logits_are_shifted_or_scaled(seed, shift, scale):
+    z, y, _ = logits(seed)
+    torch.testing.assert_close(losses.dlr(scale * z, y), losses.dlr(z, y), rtol=1e-9, atol=1e-9)
+    gap = (z.topk(3, dim=1).values[:, 0] - z.topk(3, dim=1).values[:, 2]).min()
+    torch.testing.assert_close(
+        losses.dlr(z + shift, y), losses.dlr(z, y), rtol=0, atol=float(1e-9 / gap)
+    )
+
+
+# ---- what they agree on ----
+
+
+@pytest.mark.parametrize("name", ["margin", "dlr"])
+@given(seed=seeds)
+def test_the_margin_is_positive_exactly_where_the_prediction_is_wrong(name, seed):
+    z, y, _ = logits(seed, n=50)
+    assert torch.equal(getattr(losses, name)(z, y) > 0, z.argmax(1) != y)
+
+
+def test_the_margin_is_0_at_a_tie_and_nowhere_else():
+    z = torch.tensor([[2.0, 2.0, 1.0], [2.0, 1.0, 1.0], [1.0, 2.0, 2.0]])
+    assert losses.margin(z, torch.tensor([0, 0, 0])).tolist() == [0.0, -1.0, 1.0]
+
+
+@given(seeds)
+def test_a_sample_that_cross_entropy_puts_above_log_k_is_wrong_and_one_below_log_2_is_right(seed):
+    z, y, _ = logits(seed, n=50)
+    loss, wrong = losses.cross_entropy(z, y), z.argmax(1) != y
+    assert wrong[loss > math.log(z.shape[1]) + 1e-12].all()
+    assert not wrong[loss < math.log(2) - 1e-12].any()
+
+
+@given(seeds)
+def test_negative_log_odds_mean_a_right_prediction(seed):
+    z, y, _ = logits(seed, n=50)
+    assert (losses.log_odds(z, y) >= losses.margin(z, y)).all()
+    assert (z.argmax(1) == y)[losses.log_odds(z, y) < 0].all()
+
+
+@pytest.mark.parametrize("name", ["margin", "log_odds", "targeted"])
+@given(seed=seeds)
+def test_with_two_classes_they_are_the_same_difference(name, seed):
+    z, y, _ = logits(seed, K=2)
+    expected = (z[:, 1] - z[:, 0]) * torch.where(y == 0, 1, -1)
+    torch.testing.assert_close(call(name, z, y, 1 - y), expected)
+
+
+# ---- log_odds against cross-entropy ----
+
+
+@given(seeds, st.sampled_from((0.1, 3.0, 300.0)))
+def test_cross_entropy_is_softplus_of_the_log_odds(seed, scale):
+    z, y, _ = logits(seed, scale=scale)
+    s = losses.log_odds(z, y)
+    torch.testing.assert_close(losses.cross_entropy(z, y), torch.logaddexp(s, torch.zeros_like(s)))
+
+
+@given(seeds, st.sampled_from((0.1, 3.0)))
+def test_both_have_gradients_in_the_same_direction(seed, scale):
+    z, y, _ = logits(seed, scale=scale)
+    share = torch.sigmoid(losses.log_odds(z, y))[:, None]
+    expected = share * slopes(lambda z: losses.log_odds(z, y), z)
+    torch.testing.assert_close(
+        slopes(lambda z: losses.cross_entropy(z, y), z), expected, rtol=1e-6, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_at_1000_times_the_logits_only_the_log_odds_still_have_a_slope(dtype):
+    z, _, _ = logits(0, n=50, dtype=dtype)
+    y = z.argmax(1)  # confident and right: what an attack starts from
+    keep = z.topk(2, dim=1).values.diff(dim=1).abs().squeeze(1) > 1
+    z, y = 1e3 * z[keep], y[keep]
+    assert len(z) > 20
+    assert (slopes(lambda z: losses.cross_entropy(z, y), z) == 0).all()
+    assert (losses.cross_entropy(z, y) == 0).all()
+    steep = slopes(lambda z: losses.log_odds(z, y), z)
+    assert (steep.gather(1, y[:, None]) == -1).all()
+    assert (losses.log_odds(z, y) < 0).all()
+
+
+@given(seeds, st.sampled_from(("plain", "ties", "uneven")), st.sampled_from((1e-3, 3.0, 1e6)))
+def test_the_slope_of_the_log_odds_in_the_true_class_is_always_minus_1(seed, kind, scale):
+    z, y, _ = logits(seed, kind=kind, scale=scale, dtype=torch.float32)
+    steep = slopes(lambda z: losses.log_odds(z, y), z)
+    assert (steep.gather(1, y[:, None]) == -1).all()
+    rest = (steep.clamp(min=0).sum(1) - 1).abs()
+    # e^{z_j − s} moves by the rounding of s, which is relative to the size of the logits
+    assert (rest <= tolerance(z) * (1 + z.abs().amax(1))).all()
+
+
+# ---- what each is blind to ----
+
+
+def test_cross_entropy_in_float32_is_blind_to_margins_above_17_and_has_no_slope_above_100():
+    y, lead = torch.tensor([0]), lambda m: torch.tensor([[m, 0.0]])
+    assert losses.cross_entropy(lead(17.0), y) == 0 < losses.cross_entropy(lead(16.0), y)
+    steep = slopes(lambda z: losses.cross_entropy(z, y), lead(17.0))[0]
+    assert steep[0] == 0 < steep[1]  # the term of the true class is gone, the rival's is left
+    assert slopes(lambda z: losses.cross_entropy(z, y), lead(80.0)).any()
+    assert not slopes(lambda z: losses.cross_entropy(z, y), lead(110.0)).any()
+    assert losses.cross_entropy(lead(17.0).double(), y) > 0
+
+
+def test_positive_log_odds_do_not_mean_a_wrong_prediction():
+    z, y = torch.tensor([[1.0, 0.9, 0.9, 0.9]]), torch.tensor([0])
+    assert losses.log_odds(z, y) > 0 > losses.margin(z, y)
+
+
+def test_the_margin_is_blind_to_every_rival_but_the_strongest():
+    y, z = torch.tensor([0]), torch.tensor([[3.0, 2.0, 1.99, -5.0]])
+    other = torch.tensor([[3.0, 2.0, -9.0, 1.0]])
+    assert torch.equal(losses.margin(z, y), losses.margin(other, y))
+    assert losses.log_odds(z, y) != losses.log_odds(other, y)
+    before, after = (
+        slopes(lambda z: losses.margin(z, y), z + torch.tensor([0, 0, r, 0])) for r in (0, 0.02)
+    )
+    assert before.tolist() == [[-1, 1, 0, 0]]
+    assert after.tolist() == [[-1, 0, 1, 0]]  # another took the lead, the gradient jumped
+
+
+def test_dlr_is_blind_to_confidence():
+    z, y = torch.tensor([[3.0, 2.0, 0.0]]), torch.tensor([0])
+    assert losses.dlr(100 * z, y) == losses.dlr(z, y)
+    assert losses.margin(100 * z, y) == 100 * losses.margin(z, y)
+
+
+def test_dlr_is_not_defined_where_the_three_largest_logits_tie():
+    z = torch.tensor([[1.0, 1.0, 1.0, 0.0]] * 2)
+    got = losses.dlr(z, torch.tensor([0, 3]))
+    assert got[0].isnan()
+    assert got[1].isinf()
+
+
+def test_targeted_is_blind_to_a_third_class_that_wins():
+    z, y, t = torch.tensor([[0.0, 5.0, 9.0]]), torch.tensor([0]), torch.tensor([1])
+    assert losses.targeted(z, y, t) > 0
+    assert z.argmax(1) == 2
+    assert torch.equal(losses.targeted(z + torch.tensor([0, 0, 50.0]), y, t), losses.targeted(z, y, t))
+
+
+def test_targeted_all_is_blind_to_which_class_is_in_the_way_and_does_not_use_the_label():
+    z, t = torch.tensor([[4.0, 3.0, -20.0]]), torch.tensor([1])
+    steep = [
+        slopes(lambda z, y=y: losses.targeted_all(z, torch.tensor([y]), t), z).tolist() for y in (0, 2)
+    ]
+    assert steep == [[[-1.0, 1.0, -1.0]]] * 2  # as much on the class far behind as on the leader
+    lowered = z - torch.tensor([[0.0, 0.0, 10.0]])
+    assert losses.targeted_all(lowered, t, t) > losses.targeted_all(z, t, t)
+    assert lowered.argmax(1) == z.argmax(1) == 0
+
+
+# ---- edges ----
+
+
+@pytest.mark.parametrize("name", UNTARGETED + TARGETED)
+def test_no_samples_give_no_losses_and_the_arguments_stay_as_they_are(name):
+    z, y, targets = logits(0)
+    copies = z.clone(), y.clone(), targets.clone()
+    assert call(name, z, y, targets).shape == (6,)
+    assert all(torch.equal(a, b) for a, b in zip((z, y, targets), copies, strict=True))
+    assert call(name, z[:0], y[:0], targets[:0]).shape == (0,)
+
+
+@given(seeds)
+def test_in_float32_every_loss_is_the_rounded_float64_one_at_any_size(seed):
+    """No sum of exponentials overflows on the way."""
+    z, y, targets = logits(seed, dtype=torch.float32, scale=1e4)
+    for name in ("cross_entropy", "log_odds", "margin", "targeted", "targeted_all"):
+        got, exact = call(name, z, y, targets), call(name, z.double(), y, targets)
+        assert got.isfinite().all()
+        assert ((got - exact).abs() <= tolerance(z) * z.abs().sum(1)).all()
