@@ -8,6 +8,7 @@ PY = $(BIN)/python
 CHAPTERS = $(wildcard chapters/*.ipynb)
 SPHINX = $(BIN)/jupyter-book build . -n -W --keep-going
 STAMP = .venv/.installed
+BENCH = .venv-bench
 
 .DEFAULT_GOAL = help
 .PHONY: help book serve slides student test test-colab bench lock fork clean
@@ -58,8 +59,8 @@ test: $(STAMP)  ## run all tests: lint, unit, theorems, chapters, and the built 
 test-colab: $(STAMP)  ## run the chapters in an environment with Colab's own versions
 	@bash tests/colab/run.sh
 
-bench: $(STAMP)  ## print the comparisons with published results
-	@$(PY) -m benchmarks
+bench: $(BENCH)/.installed  ## compare with other libraries and published results (PART=speed for a part)
+	@OMP_NUM_THREADS=1 $(BENCH)/bin/python -m benchmarks $(PART)
 
 lock: $(STAMP)  ## pin everything beneath requirements.txt in .ci/requirements.lock
 	@( echo "# Every package of the book's environment, for Python 3.11 and later, made by \`make lock\`."; \
@@ -84,6 +85,16 @@ $(STAMP): requirements.txt .ci/requirements.lock pyproject.toml
 	@test -x $(BIN)/uv || $(PY) -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --python $(PY) -r requirements.txt -e .
 	@touch $(STAMP)
+
+# The environment of the benchmarks: what adv_lib needs, and the libraries that it is compared with. One
+# that cannot be installed is missing in the tables, which say so.
+$(BENCH)/.installed: $(STAMP) benchmarks/peers.txt
+	@echo "== Making the environment of the benchmarks in $(BENCH) =="
+	@test -x $(BENCH)/bin/python || $(PY) -m venv --without-pip $(BENCH)
+	@$(BIN)/uv pip install --python $(BENCH) -r pyproject.toml -c .ci/requirements.lock
+	@grep -v -e '^#' -e '^$$' benchmarks/peers.txt | while read -r peer; do \
+	  $(BIN)/uv pip install --quiet --python $(BENCH) --no-deps $$peer || echo "   could not install $$peer"; done
+	@touch $@
 
 # A heading, and the time since the run began.
 STARTED := $(shell date +%s)

@@ -291,11 +291,22 @@ class _Goal:
             moved = (self.x + self.shaped(delta)).requires_grad_(gradient)
             z = self.model(moved)
             value = self.loss(z, *self.labels)
-            slope = torch.autograd.grad(value.sum(), moved)[0].flatten(1) if gradient else None
+            if value.shape != self.index.shape:
+                raise ValueError(f"expected a loss (n,) of {len(self.x)}, got {tuple(value.shape)}")
+            slope = self._slope(value, moved) if gradient else None
         for found in (value, slope):
             if found is not None and not found.detach().sum().isfinite():
                 raise ValueError("the loss or its gradient became NaN or infinite")
         return z.detach(), value.detach(), slope
+
+    def _slope(self, value: Tensor, moved: Tensor) -> Tensor:
+        """∇ℓ as rows (n, d)."""
+        slope = None
+        if value.requires_grad:
+            (slope,) = torch.autograd.grad(value.sum(), moved, allow_unused=True)
+        if slope is None:
+            raise ValueError("the loss does not depend on x in a way that autograd can follow")
+        return slope.flatten(1)
 
     def lead(self, z: Tensor) -> Tensor:
         """By how much the prediction is wrong, or the target ahead of all others: 0 at a tie."""
@@ -322,25 +333,39 @@ class _Best:
 def _goal(
     model: Model, x: Tensor, y: Tensor, ball: Ball, loss: Loss | None, targets: Tensor | None
 ) -> Iterator[_Goal]:
-    """Look at the clean samples once, check all arguments, and keep the model in eval mode meanwhile."""
+    """Check the arguments, and keep the model in eval mode meanwhile; its first logits are looked at."""
     if len(x) == 0:
         raise ValueError("expected at least one sample, got none")
-    labels = (y,) if targets is None else (y, targets)
+    if targets is not None and targets.shape == y.shape and bool((targets == y).any()):
+        raise ValueError("expected targets that differ from the labels, got a sample with both the same")
     loss = loss or (losses.log_odds if targets is None else losses.targeted)
-    index = torch.arange(len(x), device=x.device)
-    goal = _Goal(model, loss, x.detach(), tuple(v.detach() for v in labels), ball.at(x), index)
-    with evaluating(model):
-        z, value, _ = goal.climb(goal.nothing(), gradient=False)
-        if value.shape != y.shape:
-            raise ValueError(f"expected a loss (n,) = {tuple(y.shape)}, got {tuple(value.shape)}")
-        if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
-            warnings.warn("the model seems to return probabilities, not logits", stacklevel=4)
-        yield goal
+    unseen = True
+
+    def logits(moved: Tensor) -> Tensor:
+        nonlocal unseen
+        z = model(moved)
+        if unseen:
+            _look(z, moved)
+            unseen = False
+        return z
+
+    with evaluating(model), torch.inference_mode(False):
+        x, *labels = (v.detach().clone() for v in (x, y, *(() if targets is None else (targets,))))
+        index = torch.arange(len(x), device=x.device)
+        yield _Goal(logits, loss, x, tuple(labels), ball.at(x), index)
+
+
+def _look(z: Tensor, x: Tensor) -> None:
+    """Whether what the model returned can be logits of x."""
+    if z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2:
+        raise ValueError(f"expected logits ({len(x)}, K) with K ≥ 2, got {tuple(z.shape)}")
+    if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
+        warnings.warn("the model seems to return probabilities, not logits", stacklevel=5)
 
 
 def _fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:
     """The caller's generator, or a new one seeded 0."""
-    return generator or torch.Generator(x.device).manual_seed(0)
+    return torch.Generator(x.device).manual_seed(0) if generator is None else generator
 
 
 def _checkpoints(steps: int) -> set[int]:

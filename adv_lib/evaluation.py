@@ -75,8 +75,11 @@ def survivors(
              one. Each is given the samples that withstood the ones before; a tie counts as broken.
     Raises ValueError if an attack leaves Δ(x), and for n = 0.
     """
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(f"expected as many inputs as labels, at least one, got {len(x)} and {len(y)}")
+    if len(x) == 0 or len(x) != len(y) or batch_size < 1:
+        raise ValueError(
+            "expected as many inputs as labels, at least one, and batch_size ≥ 1, "
+            f"got {len(x)}, {len(y)} and {batch_size!r}"
+        )
     alive = _right(model, x, y, batch_size)
     for attack in attacks:
         for batch in alive.nonzero().squeeze(1).split(batch_size):
@@ -84,8 +87,8 @@ def survivors(
                 return alive
             part = _part(ball, batch)
             delta = attack(model, x[batch], y[batch], part)
-            if not part.contains(delta, x[batch]).all():
-                raise ValueError(f"{attack} returned a perturbation outside {part}")
+            if delta.shape != x[batch].shape or not part.contains(delta, x[batch]).all():
+                raise ValueError(f"{attack} returned {tuple(delta.shape)} outside {part}")
             alive[batch] = _right(model, x[batch] + delta, y[batch], batch_size)
     return alive
 
@@ -118,8 +121,11 @@ def robust_accuracy_curve(
     A δ in a small ball is in every larger one, so what broke at one ε stays broken at the next: the
     curve cannot rise. The ball's own eps is not used.
     """
-    if any(b < a for a, b in pairwise(radii)):
-        raise ValueError(f"expected radii in increasing order, got {list(radii)}")
+    if any(b < a for a, b in pairwise(radii)) or len(x) != len(y):
+        raise ValueError(
+            "expected radii in increasing order and as many inputs as labels, "
+            f"got {list(radii)}, {len(x)} and {len(y)}"
+        )
     alive, rates = torch.ones(len(x), dtype=torch.bool, device=x.device), []
     for eps in radii:
         left = alive.nonzero().squeeze(1)
@@ -147,6 +153,11 @@ def loss_along(
         raise ValueError(
             "expected one sample and as many distances as directions, at least one, "
             f"got {len(x)}, {len(distances)} and {len(directions)}"
+        )
+    if any(u.shape != x.shape for u in directions) or any(t.ndim != 1 for t in distances):
+        raise ValueError(
+            f"expected directions {tuple(x.shape)} and distances (t,), got "
+            f"{[tuple(u.shape) for u in directions]} and {[tuple(t.shape) for t in distances]}"
         )
     grid = torch.cartesian_prod(*distances).reshape(-1, len(distances)).to(x)
     moves = grid @ torch.cat([u.reshape(1, -1) for u in directions])

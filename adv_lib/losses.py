@@ -32,7 +32,22 @@ def log_odds(z: Tensor, y: Tensor) -> Tensor:
     saturate: its slope in z_y is always −1. Blind to nothing that cross-entropy sees; positive values
     do not imply a wrong prediction, since many small rivals add up.
     """
-    return torch.logsumexp(_rivals(z, y), 1) - _at(z, y)
+    return _LogOdds.apply(z, y)
+
+
+class _LogOdds(torch.autograd.Function):
+    """With its gradient by hand: softmax over the rivals, and −1 at the true class."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(z, y)
+        return torch.logsumexp(_rivals(z, y), 1) - _at(z, y)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor, None]:
+        z, y = ctx.saved_tensors
+        shares = torch.softmax(_without(z, y), 1)
+        return slope[:, None] * shares.scatter(1, y[:, None], -1), None
 
 
 def margin(z: Tensor, y: Tensor) -> Tensor:
@@ -87,6 +102,10 @@ def _at(z: Tensor, y: Tensor) -> Tensor:
 def _rivals(z: Tensor, y: Tensor) -> Tensor:
     """The logits with −∞ at the true class."""
     _check(z, y)
+    return _without(z, y)
+
+
+def _without(z: Tensor, y: Tensor) -> Tensor:
     return z.scatter(1, y[:, None], -math.inf)
 
 
@@ -94,7 +113,9 @@ def _check(z: Tensor, y: Tensor, classes: int = 2) -> None:
     if z.ndim != 2 or z.shape[1] < classes or not z.is_floating_point():
         raise ValueError(f"expected logits (n, K) with K ≥ {classes}, got {z.dtype} {tuple(z.shape)}")
     if y.shape != z.shape[:1] or y.dtype != torch.int64:
-        raise ValueError(f"expected {len(z)} int64 labels, got {y.dtype} {tuple(y.shape)}")
+        raise ValueError(
+            f"expected int64 labels ({len(z)},), one a row of logits, got {y.dtype} {tuple(y.shape)}"
+        )
     if len(y):
         low, high = (int(v) for v in y.aminmax())
         if low < 0 or high >= z.shape[1]:

@@ -43,12 +43,13 @@ def convnet(
     shape: (C, H, W) of the images, H and W divisible by 4.  generator: as for `mlp`.
     Source: the `cnn` of Kolter & Madry 2018, chapter 4.
     """
-    channels, height, width = shape
-    if min(shape) < 1 or height % 4 or width % 4 or classes < 1:
+    if len(shape) != 3 or min(shape) < 1 or shape[1] % 4 or shape[2] % 4 or classes < 1:
         raise ValueError(
             "expected a shape (C, H, W) with H and W divisible by 4 and at least one class, "
             f"got {shape!r} and {classes!r}"
         )
+
+    channels, height, width = shape
 
     def build() -> nn.Sequential:
         layers: list[nn.Module] = []

@@ -1,1 +1,1 @@
-"""Published numbers, reproduced: `make bench` prints them and rewrites book/reproduced.md."""
+"""Comparisons with other libraries and with published results; `make bench` rewrites their pages."""

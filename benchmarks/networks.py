@@ -64,14 +64,14 @@ def digits_mlp() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def mnist_mlp(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
-    """784-200-100-100-10, robust to ε = 0.1, and the first 1,000 test images."""
+    """784-200-100-100-10, trained against ε = 0.1, and the first 1,000 test images."""
     stages = [(1200, 0.1, 0), (960, 0.05, 10), (240, 0.01, 10)]
     model = robust("mnist_mlp", models.mlp([784, 200, 100, 100, 10]), pair, 0.1, stages)
     return model, pair.x_test[:1000], pair.y_test[:1000]
 
 
 def mnist_conv(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
-    """The convnet, robust to ε = 0.2 for a while, and the first 200 test images."""
+    """The convnet, trained against ε = 0.2 for a while, and the first 200 test images."""
     stages = [(400, 0.1, 0), (200, 0.05, 3)]
     model = robust("mnist_conv", models.convnet((1, 28, 28), 10), pair, 0.2, stages)
     return model, pair.x_test[:200], pair.y_test[:200]

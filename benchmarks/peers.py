@@ -1,16 +1,22 @@
 """One adapter for each way of running PGD: this package's, the other libraries' and a loop by hand.
 
 An adapter takes (model, p, eps, alpha, steps), prepares what its library prepares once, and returns a
-function (x, y) → x + δ. All do the same work: start at δ = 0, `steps` steps of size alpha, the box
-[0, 1], no early stop. Each library is imported when its adapter is first used.
+function (x, y) → x + δ. All do the same work: `steps` steps of size alpha in the box [0, 1], no early
+stop, from δ = 0 or, with `random`, from a random point. Each library is imported when its adapter is
+first used.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
+import sys
+import sysconfig
+import textwrap
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -48,23 +54,30 @@ def by_hand(model: nn.Module, p: float, eps: float, alpha: float, steps: int) ->
 def ours(keep: str) -> Callable[..., Attack]:
     """`attacks.pgd` with its own loss."""
 
-    def adapter(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+    def adapter(
+        model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False, **more
+    ) -> Attack:
         ball = Ball(p, eps, (0, 1))
-        return lambda x, y: x + attacks.pgd(
-            model, x, y, ball, steps=steps, step_size=alpha, keep=keep
-        )
+        more |= {"steps": steps, "step_size": alpha, "restarts": 1 + random, "keep": keep}
+        return lambda x, y: x + attacks.pgd(model, x, y, ball, **more)
 
     return adapter
 
 
-def torchattacks(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+def torchattacks(
+    model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
+) -> Attack:
     import torchattacks
 
+    if p == 1:
+        raise NotImplementedError("has no PGD for p = 1")
     kind = {2: torchattacks.PGDL2, math.inf: torchattacks.PGD}[p]
-    return kind(model, eps=eps, alpha=alpha, steps=steps, random_start=False)
+    return kind(model, eps=eps, alpha=alpha, steps=steps, random_start=random)
 
 
-def foolbox(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+def foolbox(
+    model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
+) -> Attack:
     import foolbox
 
     kind = {
@@ -75,32 +88,37 @@ def foolbox(model: nn.Module, p: float, eps: float, alpha: float, steps: int) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the model is in training mode
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-    attack = kind(abs_stepsize=alpha, steps=steps, random_start=False)
+    attack = kind(abs_stepsize=alpha, steps=steps, random_start=random)
     return lambda x, y: attack.run(wrapped, x, y, epsilon=eps)
 
 
-def cleverhans(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+def cleverhans(
+    model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
+) -> Attack:
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
     return lambda x, y: projected_gradient_descent(
-        model, x, eps, alpha, steps, p, 0, 1, y, rand_init=False, sanity_checks=False
+        model, x, eps, alpha, steps, p, 0, 1, y, rand_init=random
     )
 
 
-def art(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+def art(
+    model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
+) -> Attack:
     from art.attacks.evasion.projected_gradient_descent import projected_gradient_descent_pytorch
 
     kind = projected_gradient_descent_pytorch.ProjectedGradientDescentPyTorch
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        settings = {"max_iter": steps, "batch_size": len(x), "verbose": False}
+        settings = {"max_iter": steps, "num_random_init": int(random), "verbose": False}
+        settings["batch_size"] = len(x)
         run = kind(art_classifier(model, x.shape[1:]), norm=p, eps=eps, eps_step=alpha, **settings)
         return torch.from_numpy(run.generate(x.numpy(), y.numpy()))
 
     return attack
 
 
-def art_apgd(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+def art_apgd(model: nn.Module, p: float, eps: float, alpha: float, steps: int, **_) -> Attack:
     """ART's Auto-PGD, which chooses its step sizes itself, from 2ε on, and starts at random."""
     from art.attacks.evasion import AutoProjectedGradientDescent
 
@@ -112,6 +130,28 @@ def art_apgd(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -
         return torch.from_numpy(run.generate(x.numpy(), y.numpy()))
 
     return attack
+
+
+def library_apgd(model: nn.Module, p: float, eps: float, alpha: float, steps: int, **_) -> Attack:
+    """Auto-PGD of the library adv-lib, adapted from its authors' code, with its own steps and start."""
+    settings = {"n_iter": steps, "loss_function": "ce"}
+    settings["use_large_reps"] = p == 1  # radii 3ε, 2ε, ε, as the authors run p = 1
+    module = other_adv_lib()
+    return lambda x, y: module.apgd(model, x, y, eps, p, **settings)
+
+
+@functools.cache
+def other_adv_lib():
+    """The module `attacks.auto_pgd` of the library adv-lib.
+
+    The two packages share a name, and ours is imported: so load the other one's files by their path.
+    """
+    folder = Path(sysconfig.get_path("purelib")) / "adv_lib"
+    for name, file in (("utils.losses", "utils/losses.py"), ("auto_pgd", "attacks/auto_pgd.py")):
+        spec = importlib.util.spec_from_file_location(f"adv_lib.{name}", folder / file)
+        module = sys.modules[f"adv_lib.{name}"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
 
 
 @functools.cache
@@ -135,5 +175,5 @@ OTHERS = {
 
 def clause(error: Exception) -> str:
     """Why a library has no number: its error in one line of a table."""
-    text = str(error).strip().split("\n")[0].replace("|", "/")
-    return f"{type(error).__name__}: {text[:100]}"
+    text = str(error).replace("|", "/").split(". ")[0]
+    return textwrap.shorten(f"{type(error).__name__}: {text}", 90, placeholder=" …")

@@ -1,16 +1,27 @@
-"""Random balls and batches for the property tests, rich in ties, zeros and points on the edge."""
+"""Random balls, batches and models for the tests, rich in ties, zeros and points on the edge."""
 
+import functools
 import math
+import random
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from adv_lib import data, losses, models, training
 from adv_lib.threat import Ball
 
 theorem = pytest.mark.theorem
+
+
+def finding(number: int, **how):
+    """The test is right and adv_lib is not yet: finding `number` of the list."""
+    return pytest.mark.xfail(strict=True, reason=f"finding {number}", **how)
+
 
 ORDERS = (1, 2, math.inf)
 DTYPES = (torch.float32, torch.float64)
@@ -103,3 +114,66 @@ def cases(
     v = (scale * entries(shape, seed, draw(st.sampled_from(kinds)))).to(dtype)
     x = inputs(shape, seed).to(dtype) if box else None
     return Case(Ball(draw(orders), eps, box), v, x)
+
+
+class Problem(NamedTuple):
+    """What an attack is given: a model, inputs, labels and a ball."""
+
+    model: Callable[[Tensor], Tensor]
+    x: Tensor
+    y: Tensor
+    ball: Ball
+
+    def row(self, i: int) -> "Problem":
+        """Sample i on its own."""
+        ball = Case(self.ball, self.x, self.x).row(i).ball
+        return Problem(self.model, self.x[i : i + 1], self.y[i : i + 1], ball)
+
+    def leads(self, delta: Tensor) -> Tensor:
+        """By how much x + δ is classified wrongly, (n,)."""
+        with torch.no_grad():
+            return losses.margin(self.model(self.x + delta), self.y)
+
+
+def problem(seed=0, shape=(8,), n=6, p=math.inf, eps=0.3, box=BOX, dtype=torch.float64, K=3) -> Problem:
+    """A small random network, inputs (n, *shape), a third of their entries at the box's edge, labels."""
+    model = models.mlp([math.prod(shape), 12, K], seeded(seed)).to(dtype)
+    x = (inputs if box else lambda shape, seed: entries(shape, seed, "plain"))((n, *shape), seed)
+    y = torch.randint(0, K, (n,), generator=seeded(seed))
+    return Problem(model, x.to(dtype), y, Ball(p, eps, box))
+
+
+@st.composite
+def problems(draw, **fixed):
+    """A problem with every choice open: seed, shape, n, p, ε a number or one per sample, box, type."""
+    n, seed = draw(st.integers(1, 5)), draw(seeds)
+    eps = draw(st.sampled_from((0.0, 1e-3, 0.1, 0.5, 3.0)))
+    if draw(st.booleans()):
+        eps = eps * torch.rand(n, generator=seeded(seed), dtype=torch.float64)
+    options = {"shape": SHAPES, "p": ORDERS, "box": (None, BOX), "dtype": DTYPES}
+    drawn = {name: draw(st.sampled_from(choices)) for name, choices in options.items()}
+    return problem(**{"seed": seed, "n": n, "eps": eps, **drawn, **fixed})
+
+
+@functools.cache
+def trained_on_digits() -> nn.Sequential:
+    """A small network that knows the digits and nothing of adversaries. Do not change it."""
+    model, (x, y, _, _) = models.mlp([64, 32, 10]), data.load("digits")
+    inner = lambda m, x, y: losses.cross_entropy(m(x), y)  # noqa: E731
+    list(training.fit(model, (x, y), inner, epochs=12, lr=0.2, batch_size=50))
+    return model.requires_grad_(False)
+
+
+def generators():
+    """The state of all global generators."""
+    legacy = str(np.random.get_state())  # noqa: NPY002, the one that seeds itself globally
+    return torch.get_rng_state().tolist(), random.getstate(), legacy
+
+
+def same(a, b) -> bool:
+    """Equal, bit for bit where they hold tensors."""
+    if torch.is_tensor(a):
+        return torch.equal(a, b)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

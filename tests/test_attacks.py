@@ -1,0 +1,892 @@
+"""Attacks: what they find is allowed and real, and asking leaves no trace."""
+
+import itertools
+import math
+import warnings
+from fractions import Fraction
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import (
+    BOX,
+    DTYPES,
+    ORDERS,
+    SHAPES,
+    entries,
+    finding,
+    generators,
+    orders,
+    problem,
+    problems,
+    same,
+    seeded,
+    seeds,
+    trained_on_digits,
+)
+from torch import nn
+from torch.linalg import vector_norm
+
+from adv_lib import attacks, linear, losses, models
+from adv_lib.evaluation import robust_accuracy
+from adv_lib.threat import Ball
+
+RUNS = {
+    "fgsm": attacks.fgsm,
+    "pgd best": partial(attacks.pgd, steps=5, restarts=2),
+    "pgd first": partial(attacks.pgd, steps=5, restarts=2, keep="first"),
+    "pgd last": partial(attacks.pgd, steps=5, restarts=2, keep="last"),
+    "apgd": partial(attacks.apgd, steps=6, restarts=2),
+    "square": partial(attacks.square, queries=20),
+}
+CLIMBS = {"pgd": partial(attacks.pgd, steps=10), "apgd": partial(attacks.apgd, steps=10)}
+FROM_ZERO = {"fgsm": attacks.fgsm, **CLIMBS}
+each_run = pytest.mark.parametrize("attack", RUNS.values(), ids=RUNS)
+each_climb = pytest.mark.parametrize("attack", CLIMBS.values(), ids=CLIMBS)
+from_zero = pytest.mark.parametrize("attack", FROM_ZERO.values(), ids=FROM_ZERO)
+each_keep = pytest.mark.parametrize("keep", ["best", "first", "last"])
+
+
+def norms(delta, p):
+    return vector_norm(delta.double().flatten(1), ord=p, dim=1)
+
+
+def watched(attack, *arguments, **options):
+    """What an attack returned, and the iterates that its callback saw."""
+    seen = []
+    return attack(*arguments, callback=seen.append, **options), seen
+
+
+class Witness:
+    """A model that notes every batch it was asked about: inputs, logits, whether gradients were on."""
+
+    def __init__(self, model):
+        self.model, self.asked = model, []
+
+    def __call__(self, x):
+        z = self.model(x)
+        self.asked.append((x.detach().clone(), z.detach(), torch.is_grad_enabled() or x.requires_grad))
+        return z
+
+
+# ---- what is found is allowed ----
+
+
+@settings(max_examples=60)  # for each of the six attacks
+@each_run
+@given(problems())
+def test_what_is_found_is_allowed_and_x_plus_delta_is_in_the_box_without_any_tolerance(attack, problem):
+    model, x, y, ball = problem
+    if attack is RUNS["square"]:
+        ball = Ball(math.inf, ball.eps, ball.box)
+    delta = attack(model, x, y, ball)
+    assert (delta.shape, delta.dtype) == (x.shape, x.dtype)
+    assert ball.contains(delta, x).all()
+    if ball.box:
+        assert (x + delta >= 0).all()
+        assert (x + delta <= 1).all()
+    zero = torch.as_tensor(ball.eps).expand(len(x)) == 0
+    assert (delta[zero] == 0).all()
+
+
+@each_climb
+@settings(max_examples=40)
+@given(problem=problems())
+def test_every_iterate_is_allowed(attack, problem):
+    for iterate in watched(attack, *problem, restarts=2)[1]:
+        assert problem.ball.contains(iterate.delta, problem.x).all()
+        if problem.ball.box:
+            moved = problem.x + iterate.delta
+            assert ((moved >= 0) & (moved <= 1)).all()
+
+
+@each_run
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+def test_a_model_that_never_changes_its_mind_gives_no_nan(attack, p, box):
+    if attack is RUNS["square"] and p != math.inf:
+        pytest.skip("square is for p = inf")
+    model, x, y, ball = problem(p=p, box=box)
+    nn.init.zeros_(model[-1].weight)
+    delta = attack(model, x, y, ball)
+    assert delta.isfinite().all()
+    assert ball.contains(delta, x).all()
+    if attack is attacks.fgsm:
+        assert (delta == 0).all()
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@from_zero
+def test_gradients_of_any_size_are_followed(attack, p):
+    """Multiplying the loss by a power of two changes no direction, hence no bit."""
+    arguments = problem(p=p)
+    expected = attack(*arguments, loss=losses.margin)
+    for power in (-60, 60):
+        got = attack(*arguments, loss=lambda z, y, s=2.0**power: s * losses.margin(z, y))
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+# ---- asking leaves no trace ----
+
+
+def messy(mode):
+    """BatchNorm, dropout, a frozen parameter, one that has a gradient already; in mixed modes too."""
+    body = models.mlp([8, 12, 3])
+    model = nn.Sequential(*body[:2], nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.5), body[3])
+    model[2].running_var.fill_(0.5)
+    model[1].bias.requires_grad_(False)
+    model[5].weight.grad = torch.ones_like(model[5].weight)
+    for i, module in enumerate(model.modules()):
+        module.training = {"train": True, "eval": False, "mixed": i % 2 == 0}[mode]
+    return model
+
+
+def state(model):
+    """All that an attack could change in a model, and the global generators."""
+    tensors = [v.clone() for v in model.state_dict().values()]
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    return tensors, gradients, modes, [p.requires_grad for p in model.parameters()], generators()
+
+
+def arguments(p=math.inf, seed=0):
+    _, x, y, ball = problem(seed, p=p, dtype=torch.float32)
+    return x, y, ball
+
+
+each_mode = pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
+
+
+@each_mode
+@each_run
+def test_statistics_modes_gradients_flags_and_global_generators_stay_as_they_are(attack, mode):
+    model = messy(mode)
+    before = state(model)
+    attack(model, *arguments())
+    attack(model, *arguments(), targets=(arguments()[1] + 1) % 3)
+    assert same(state(model), before)
+
+
+@each_mode
+@each_run
+def test_so_they_do_when_the_model_fails_on_the_way(attack, mode):
+    model = messy(mode)
+    before, calls = state(model), itertools.count(1)
+
+    def second_time(*_):
+        if next(calls) == 2:
+            raise RuntimeError("stop")
+
+    model[4].register_forward_hook(second_time)
+    with pytest.raises(RuntimeError, match="stop"):
+        attack(model, *arguments())
+    assert same(state(model), before)
+
+
+@each_mode
+@each_climb
+def test_so_they_do_when_the_callback_fails(attack, mode):
+    def stop(iterate):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError("stop")
+
+    model = messy(mode)
+    before = state(model)
+    with pytest.raises(RuntimeError, match="stop"):
+        attack(model, *arguments(), callback=stop)
+    assert same(state(model), before)
+
+
+@each_run
+def test_so_they_do_when_an_argument_is_refused(attack):
+    model, (x, y, ball) = messy("mixed"), arguments()
+    before = state(model)
+    for bad in ((x + 1, y, ball), (x, y + 5, ball), (x, y[:2], ball)):
+        with pytest.raises(ValueError, match=r"expected|must"):
+            attack(model, *bad)
+    assert same(state(model), before)
+
+
+@each_run
+def test_the_model_is_asked_in_eval_mode(attack):
+    model, (x, y, ball) = messy("train"), arguments()
+    expected = attack(messy("eval"), x, y, ball)
+    assert torch.equal(attack(model, x, y, ball), expected)
+
+
+@each_run
+def test_inputs_labels_and_targets_stay_as_they_are_and_get_no_gradient(attack):
+    model, (x, y, ball) = messy("train"), arguments()
+    targets = (y + 1) % 3
+    leaf = x.clone().requires_grad_()
+    leaf.grad = torch.ones_like(x)
+    copies = x.clone(), y.clone(), targets.clone()
+    delta = attack(model, leaf, y, ball, targets=targets)
+    assert same([leaf.detach(), y, targets], list(copies))
+    assert torch.equal(leaf.grad, torch.ones_like(x))
+    assert leaf.requires_grad
+    assert torch.equal(delta, attack(model, x, y, ball, targets=targets))
+
+
+@each_run
+def test_the_result_carries_no_gradient_and_shares_no_memory(attack):
+    model, (x, y, ball) = messy("train"), arguments()
+    delta = attack(model, x.clone().requires_grad_(), y, ball)
+    assert not delta.requires_grad
+    assert delta.grad_fn is None
+    copy = x.clone()
+    delta += 1
+    assert torch.equal(x, copy)
+
+
+@each_run
+def test_a_radius_that_carries_gradients_passes_none_on(attack):
+    x, y, _ = arguments()
+    eps = torch.full((len(x),), 0.1, requires_grad=True)
+    assert not attack(messy("eval"), x, y, Ball(math.inf, eps, BOX)).requires_grad
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@each_run
+def test_the_answer_is_the_same_with_gradients_switched_off_and_the_switch_stays(attack, enabled):
+    model = messy("train")
+    expected = attack(model, *arguments())
+    with torch.set_grad_enabled(enabled):
+        delta = attack(model, *arguments())
+        assert torch.is_grad_enabled() == enabled
+    assert torch.equal(delta, expected)
+    assert not delta.requires_grad
+
+
+RANDOM = {name: RUNS[name] for name in ("pgd best", "pgd first", "pgd last", "apgd", "square")}
+
+
+@pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM)
+def test_the_generator_decides_the_result_and_moves_on(attack):
+    inputs = problem(eps=0.1)
+    generator = seeded(5)
+    first, second = (attack(*inputs, generator=generator) for _ in range(2))
+    assert torch.equal(first, attack(*inputs, generator=seeded(5)))
+    assert not torch.equal(generator.get_state(), seeded(5).get_state())
+    if attack not in (RUNS["pgd best"], RUNS["pgd first"], RUNS["apgd"]):  # these keep the better run
+        assert not torch.equal(first, second)
+    without = attack(*inputs)
+    assert torch.equal(without, attack(*inputs))
+    assert torch.equal(without, attack(*inputs, generator=seeded(0)))
+
+
+@each_run
+def test_a_plain_function_and_a_module_are_attacked_alike(attack):
+    model, x, y, ball = problem()
+    assert torch.equal(attack(lambda x: model(x), x, y, ball), attack(model, x, y, ball))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM)
+def test_logits_may_have_another_type_than_the_inputs(attack, dtype):
+    model, x, y, ball = problem(dtype=torch.float32)
+    delta = attack(lambda x: model(x).to(dtype), x, y, ball)
+    assert delta.dtype == torch.float32
+    assert ball.contains(delta, x).all()
+
+
+# ---- every sample for itself ----
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 6), (5, 7, 7)])
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+@from_zero
+def test_a_batch_is_its_samples_one_by_one(attack, p, box, shape):
+    eps = torch.tensor([0.0, 0.05, 0.1, 0.3, 0.5, 1.0], dtype=torch.float64)
+    whole = problem(shape=shape, p=p, box=box, eps=eps)
+    together = attack(*whole)
+    for i in range(len(whole.x)):
+        torch.testing.assert_close(attack(*whole.row(i)), together[i : i + 1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_run
+def test_a_radius_for_each_sample_is_each_sample_with_its_own_radius(attack, p):
+    if attack is RUNS["square"] and p != math.inf:
+        pytest.skip("square is for p = inf")
+    if attack in (RUNS["square"], RUNS["pgd first"]):
+        attack = partial(attack, generator=None)
+    model, x, y, _ = problem(n=4)
+    radii = (0.0, 0.02, 0.1, 1.0)
+    together = attack(model, x, y, Ball(p, torch.tensor(radii, dtype=torch.float64), BOX))
+    for i, eps in enumerate(radii):
+        alone = attack(model, x, y, Ball(p, eps, BOX))
+        torch.testing.assert_close(together[i], alone[i], rtol=0, atol=1e-9)
+
+
+@each_run
+def test_the_shape_of_a_sample_does_not_matter_to_the_model_or_the_attack(attack):
+    if attack is RUNS["square"]:
+        pytest.skip("square looks at height and width")
+    model, x, y, ball = problem(shape=(4, 6))
+    assert torch.equal(attack(model, x, y, ball).flatten(1), attack(model, x.flatten(1), y, ball))
+
+
+# ---- what is reported is what is there ----
+
+LOSSES = (losses.cross_entropy, losses.log_odds, losses.margin, losses.dlr)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@each_climb
+def test_the_loss_and_the_lead_of_an_iterate_are_those_of_the_model_there(attack, loss):
+    model, x, y, ball = problem()
+    for iterate in watched(attack, model, x, y, ball, loss=loss, restarts=2)[1]:
+        z = model(x + iterate.delta).detach()
+        torch.testing.assert_close(iterate.loss, loss(z, y), rtol=0, atol=1e-12)
+        torch.testing.assert_close(iterate.lead, losses.margin(z, y), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [losses.targeted, losses.targeted_all], ids=lambda loss: loss.__name__)
+@each_climb
+def test_with_targets_the_lead_is_that_of_the_target_over_all_others(attack, loss):
+    model, x, y, ball = problem(K=4, eps=0.5, n=20)
+    targets = (y + 1 + torch.arange(20) % 3) % 4
+    for iterate in watched(attack, model, x, y, ball, loss=loss, targets=targets)[1]:
+        z = model(x + iterate.delta).detach()
+        torch.testing.assert_close(iterate.loss, loss(z, y, targets), rtol=0, atol=1e-12)
+        others = z.scatter(1, targets[:, None], -math.inf).amax(1)
+        torch.testing.assert_close(iterate.lead, z[range(20), targets] - others, rtol=0, atol=1e-12)
+
+
+@each_run
+def test_without_a_loss_the_attack_climbs_the_log_odds_or_the_targets_lead_over_the_label(attack):
+    if attack is RUNS["square"]:
+        pytest.skip("square climbs the lead")
+    model, x, y, ball = problem()
+    targets = (y + 1) % 3
+    for default, options in ((losses.log_odds, {}), (losses.targeted, {"targets": targets})):
+        got = attack(model, x, y, ball, **options)
+        assert torch.equal(got, attack(model, x, y, ball, loss=default, **options))
+
+
+@each_run
+def test_a_targeted_attack_has_arrived_where_the_prediction_is_the_target_and_not_where_it_is_wrong(
+    attack,
+):
+    model, x, _, _ = problem(K=4, n=40)
+    y = model(x).argmax(1)
+    targets = (y + 1 + torch.arange(40) % 3) % 4
+    ball = Ball(math.inf, 0.2, BOX)
+    reached = model(x + attack(model, x, y, ball, targets=targets)).argmax(1)
+    hit = reached == targets
+    assert 0 < hit.sum() < 40
+    # the same samples are hit when asked again alone, and the others are not
+    again = model(x + attack(model, x, y, ball, targets=targets)).argmax(1)
+    assert torch.equal(again == targets, hit)
+    if attack is not attacks.fgsm:  # the target leads by no less than at δ = 0
+        lead = -losses.margin(model(x), targets)
+        after = -losses.margin(model(x + attack(model, x, y, ball, targets=targets)), targets)
+        assert attack is RUNS["pgd last"] or attack is RUNS["square"] or (after >= lead).all()
+
+
+# ---- fgsm ----
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_fgsm_is_the_maximiser_of_the_linearised_loss(loss, p, box):
+    model, x, y, ball = problem(p=p, box=box)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(model(x), y).sum(), x)
+    delta = attacks.fgsm(model, x, y, ball, loss=loss)
+    torch.testing.assert_close(delta, ball.argmax(gradient, x), rtol=0, atol=1e-12)
+    if p == math.inf and not box:
+        assert torch.equal(delta, ball.eps * gradient.sign())
+
+
+# ---- pgd ----
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("steps", [0, 1, 7])
+@each_keep
+def test_the_callback_sees_every_start_and_every_step_of_every_restart(keep, steps, restarts):
+    inputs = problem(eps=1e-6)._replace(y=problem().model(problem().x).argmax(1))  # nothing breaks
+    delta, seen = watched(attacks.pgd, *inputs, steps=steps, restarts=restarts, keep=keep)
+    assert [(i.restart, i.step) for i in seen] == [
+        (r, s) for r in range(restarts) for s in range(steps + 1)
+    ]
+    assert torch.equal(delta, attacks.pgd(*inputs, steps=steps, restarts=restarts, keep=keep))
+
+
+@each_climb
+def test_the_first_run_starts_at_0_and_the_others_at_random_points(attack):
+    inputs = problem(p=2)
+    generator, drawn = seeded(3), seeded(3)
+    seen = watched(attack, *inputs, restarts=3, generator=generator)[1]
+    zero, *others = (iterate.delta for iterate in seen if iterate.step == 0)
+    assert (zero == 0).all()
+    for start in others:
+        assert torch.equal(start, inputs.ball.sample(inputs.x, drawn))
+
+
+@each_keep
+def test_without_steps_pgd_stays_at_0(keep):
+    assert (attacks.pgd(*problem(), steps=0, keep=keep) == 0).all()
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_climb
+def test_the_best_iterate_is_kept_and_no_other_leads_by_more(attack, p):
+    inputs = problem(p=p, n=20)
+    delta, seen = watched(attack, *inputs, restarts=3)
+    torch.testing.assert_close(
+        inputs.leads(delta), torch.stack([i.lead for i in seen]).amax(0), rtol=0, atol=1e-12
+    )
+    assert any((delta[k] == i.delta[k]).all() for i in seen for k in range(20))
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_the_best_leads_by_no_less_than_the_last(p):
+    inputs = problem(p=p, n=20, eps=1.0)
+    best, last = (
+        inputs.leads(attacks.pgd(*inputs, steps=7, restarts=2, keep=k)) for k in ("best", "last")
+    )
+    assert (best >= last - 1e-12).all()
+    assert (best > last + 1e-6).any()
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_climb
+def test_more_restarts_never_do_worse(attack, p):
+    inputs = problem(p=p, n=20, eps=1.0)
+    few, some, many = (inputs.leads(attack(*inputs, restarts=r)) for r in (1, 2, 5))
+    assert (few <= some).all()
+    assert (some <= many).all()
+    assert (few < many - 1e-6).any()
+
+
+@each_climb
+def test_the_last_iterate_is_the_last_that_the_callback_saw(attack):
+    if attack is CLIMBS["apgd"]:
+        pytest.skip("apgd keeps the best")
+    delta, seen = watched(attack, *problem(), keep="last", restarts=2)
+    assert torch.equal(delta, seen[-1].delta)
+
+
+def right(**options):
+    """A problem whose samples are all classified right."""
+    inputs = problem(**options)
+    return inputs._replace(y=inputs.model(inputs.x).argmax(1))
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_keeping_the_first_breaks_the_samples_that_keeping_the_best_breaks(p):
+    inputs = right(p=p, n=40, eps={1: 1.0, 2: 0.4, math.inf: 0.15}[p])
+    first, best = (inputs.leads(attacks.pgd(*inputs, keep=k)) >= 0 for k in ("first", "best"))
+    assert torch.equal(first, best)
+    assert 0 < best.sum() < 40
+
+
+@pytest.mark.parametrize("attack", [RUNS["pgd first"], RUNS["square"]], ids=["pgd first", "square"])
+def test_a_broken_sample_is_never_asked_about_again(attack):
+    model, x, y, ball = right(n=40, eps=0.15)
+    witness = Witness(model)
+    delta = attack(witness, x, y, ball)
+    rows = [len(x) for x, _, _ in witness.asked]
+    assert rows[0] == 40
+    assert rows == sorted(rows, reverse=True)
+    broken = (losses.margin(model(x + delta), y) >= 0).sum()
+    assert 0 < broken < 40
+    assert rows[-1] >= 40 - broken
+    if attack is RUNS["square"]:  # exactly those that no query broke
+        standing = torch.arange(40)
+        for _, z, _ in witness.asked:
+            assert len(z) == len(standing)
+            standing = standing[losses.margin(z, y[standing]) < 0]
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_keeping_the_first_asks_for_each_sample_until_it_breaks_and_no_longer(p):
+    inputs = right(p=p, n=40, eps={1: 1.0, 2: 0.4, math.inf: 0.15}[p])
+    witness = Witness(inputs.model)
+    attacks.pgd(witness, *inputs[1:], keep="first")
+    seen = watched(attacks.pgd, *inputs, keep="best")[1]
+    standing = torch.stack([i.lead for i in seen]).cummax(0).values < 0  # (steps + 1, n)
+    assert [len(x) for x, _, _ in witness.asked] == [40, *standing[:-1].sum(1).tolist()]
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_when_all_samples_are_broken_the_model_is_asked_no_more(restarts):
+    inputs = right(eps=5.0, box=None)
+    witness = Witness(inputs.model)
+    delta = attacks.pgd(witness, *inputs[1:], keep="first", restarts=restarts)
+    assert (inputs.leads(delta) >= 0).all()
+    assert all(len(x) > 0 for x, _, _ in witness.asked)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_the_first_step_is_as_long_as_the_step_size_says(p):
+    model, x, y, _ = problem()
+    x = 0.5 + 0.1 * (x - 0.5)
+    seen = watched(attacks.pgd, model, x, y, Ball(p, 0.3, BOX), steps=2, step_size=0.07)[1]
+    torch.testing.assert_close(norms(seen[1].delta, p), torch.full((6,), 0.07, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_without_a_step_size_it_is_two_and_a_half_radii_divided_by_the_steps(p):
+    model, x, y, _ = problem()
+    x, eps = 0.5 + 0.1 * (x - 0.5), torch.linspace(0.01, 0.3, 6, dtype=torch.float64)
+    seen = watched(attacks.pgd, model, x, y, Ball(p, eps, BOX), steps=20)[1]
+    torch.testing.assert_close(norms(seen[1].delta, p), 2.5 * eps / 20)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+@pytest.mark.parametrize("p", ORDERS)
+def test_one_step_of_the_radius_or_more_without_a_box_is_fgsm(p, factor):
+    inputs = problem(p=p, box=None)
+    one = attacks.pgd(*inputs, steps=1, step_size=factor * inputs.ball.eps, keep="last")
+    torch.testing.assert_close(one, attacks.fgsm(*inputs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+def test_one_default_step_for_p_1_and_infinity_and_without_a_box_for_2_is_fgsm(p, box):
+    if p == 2 and box:
+        pytest.skip("the two steps deal differently with the box")
+    if p == 1 and box:
+        pytest.skip("a step of 2.5 ε can be spread over more pixels than one of ε")
+    inputs = problem(p=p, box=box)
+    one = attacks.pgd(*inputs, steps=1, keep="last")
+    torch.testing.assert_close(one, attacks.fgsm(*inputs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep_or_apgd", ["best", "first", "last", "apgd"])
+@pytest.mark.parametrize("broken", ["logits", "slope"])
+def test_a_model_that_turns_nan_on_the_way_is_reported(broken, keep_or_apgd):
+    model, x, y, ball = right(eps=1e-3)
+
+    def fails(v):
+        moved = (v - x).abs()
+        if broken == "logits":
+            return model(v) + torch.where(moved.sum() > 0, math.nan, 0.0)
+        return model(v) + moved.sqrt().sum(1, keepdim=True) * 1e-9  # finite, and of no finite slope at 0
+
+    apgd = keep_or_apgd == "apgd"
+    attack = attacks.apgd if apgd else partial(attacks.pgd, keep=keep_or_apgd)
+    with pytest.raises(ValueError, match="NaN"):
+        attack(fails, x, y, ball)
+
+
+# ---- against the truth, which linear models have ----
+
+
+def linear_problem(seed, p, eps, box, K, n=8, d=6):
+    W, b = entries((K, d), seed, "plain"), entries((K,), seed + 1, "plain")
+    x = inputs_like(n, d, seed, box)
+    y = torch.randint(0, K, (n,), generator=seeded(seed))
+    return W, b, lambda x: x.flatten(1) @ W.T + b, x, y, Ball(p, eps, box)
+
+
+def inputs_like(n, d, seed, box):
+    return problem(seed, shape=(d,), n=n, box=box).x
+
+
+EXACT_IN = {
+    (name, p, box): attack
+    for name, attack in {
+        "pgd": attacks.pgd,
+        "pgd last": partial(attacks.pgd, keep="last"),
+        "apgd": attacks.apgd,
+    }.items()
+    for p in ORDERS
+    for box in (None, BOX)
+}
+NOT_YET = {("pgd", 2), ("pgd last", 1), ("pgd last", 2), ("apgd", 1), ("apgd", 2)}
+
+
+@pytest.mark.parametrize(
+    ("attack", "p", "box"),
+    [
+        pytest.param(
+            a, p, box, id=f"{name}-{p}-{box}", marks=finding(11) if box and (name, p) in NOT_YET else ()
+        )
+        for (name, p, box), a in EXACT_IN.items()
+    ],
+)
+def test_on_a_linear_model_of_two_classes_the_worst_margin_is_reached(attack, p, box):
+    for seed, eps in itertools.product(range(4), (0.05, 0.3, 1.5)):
+        W, b, model, x, y, ball = linear_problem(seed, p, eps, box, 2)
+        reached = -losses.margin(model(x + attack(model, x, y, ball)), y)
+        exact = linear.margins(W, b, x, y, ball).amin(1)
+        torch.testing.assert_close(reached, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", [1, pytest.param(2, marks=()), math.inf])
+def test_on_a_linear_model_of_many_classes_the_worst_margin_towards_each_target_is_reached(p, box):
+    if p == 2 and box:
+        pytest.xfail("finding 11")
+    W, b, model, x, y, ball = linear_problem(0, p, 0.3, box, 4)
+    exact = linear.margins(W, b, x, y, ball)
+    for shift in (1, 2, 3):
+        targets = (y + shift) % 4
+        seen = watched(attacks.pgd, model, x, y, ball, targets=targets)[1]
+        reached = torch.stack([i.loss for i in seen]).amax(0)
+        expected = -exact.gather(1, targets[:, None]).squeeze(1)
+        torch.testing.assert_close(reached, expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=25)
+@each_run
+@given(seed=seeds, p=orders, eps=st.sampled_from((0.01, 0.1, 1.0)), box=st.sampled_from((None, BOX)))
+def test_on_a_linear_model_no_attack_beats_the_exact_worst_margin(attack, seed, p, eps, box):
+    if attack is RUNS["square"]:
+        p = math.inf
+    W, b, model, x, y, ball = linear_problem(seed, p, eps, box, 4)
+    exact = linear.margins(W, b, x, y, ball)
+    for options in ({}, {"targets": (y + 1) % 4}):
+        delta = attack(model, x, y, ball, **options)
+        z = model(x + delta)
+        assert (-losses.margin(z, y) >= exact.amin(1) - 1e-9).all()
+        assert (z.gather(1, y[:, None]) - z >= exact.nan_to_num(posinf=0.0) - 1e-9).all()
+
+
+# ---- apgd ----
+
+
+def checkpoints(steps):
+    """w_j = ⌈p_j N⌉, p_0 = 0, p_1 = .22, p_{j+1} = p_j + max(p_j − p_{j−1} − .03, .06), exactly."""
+    share = [Fraction(0), Fraction(22, 100)]
+    while share[-1] <= 1:
+        gap = max(share[-1] - share[-2] - Fraction(3, 100), Fraction(6, 100))
+        share.append(share[-1] + gap)
+    return sorted({math.ceil(part * steps) for part in share[1:-1]})
+
+
+def test_the_checkpoints_lie_within_the_run_and_never_further_apart_than_before():
+    for steps in range(1, 300):
+        found = sorted(attacks._checkpoints(steps))
+        assert found[0] > 0
+        assert found[-1] <= steps
+        if steps >= 25:
+            gaps = [b - a for a, b in itertools.pairwise([0, *found])]
+            assert all(b <= a + 1 for a, b in itertools.pairwise(gaps))  # + 1: rounded up
+
+
+@pytest.mark.parametrize("steps", [10, 25, 40, 100, 1000])
+def test_the_checkpoints_are_those_of_the_paper(steps):
+    assert sorted(attacks._checkpoints(steps)) == checkpoints(steps)
+
+
+def algorithm_1(f, slope, x, eps, steps, box, marks):
+    """Croce & Hein 2020, algorithm 1, for one sample and p = ∞, in plain loops: the points visited."""
+
+    def project(v):
+        v = torch.maximum(torch.minimum(v, x + eps), x - eps)
+        return v.clamp(*box) if box else v
+
+    eta, rho, alpha = 2 * eps, 0.75, 0.75
+    points, values = [x], [f(x)]
+    best, f_best = x, values[0]
+    f_best_then, eta_then, last = None, eta, 0
+    current, previous, rises = x, x, 0
+    for k in range(steps):
+        z = project(current + eta * slope(current).sign())
+        step = (
+            z
+            if k == 0
+            else project(current + alpha * (z - current) + (1 - alpha) * (current - previous))
+        )
+        rises += f(step) > f(current)
+        previous, current = current, step
+        points.append(current)
+        values.append(f(current))
+        if values[-1] > f_best:
+            best, f_best = current, values[-1]
+        if k + 1 in marks:
+            stuck = f_best_then is not None and eta_then == eta and f_best_then == f_best
+            eta_then, f_best_then = eta, f_best
+            if rises < rho * (k + 1 - last) or stuck:
+                eta, current = eta / 2, best
+            rises, last = 0, k + 1
+    return torch.stack(points)
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+def test_apgd_is_algorithm_1_of_the_paper(box):
+    """On a curved loss with many hills; 50 steps, where the checkpoints are the paper's."""
+    waves = entries((6, 4), 1, "plain") * 3
+
+    def model(x):
+        f = torch.sin(x.flatten(1) @ waves.T).sum(1) + torch.cos(5 * x.flatten(1)).sum(1)
+        return torch.stack([-f, torch.zeros_like(f)], 1)
+
+    x = problem(shape=(4,), n=8, box=box).x
+    y, eps = torch.zeros(8, dtype=torch.int64), 0.4
+    seen = watched(attacks.apgd, model, x, y, Ball(math.inf, eps, box), steps=50)[1]
+    visited = torch.stack([i.delta for i in seen])
+
+    def f(v):
+        return losses.log_odds(model(v[None]), y[:1])[0].item()
+
+    def slope(v):
+        v = v.clone().requires_grad_()
+        return torch.autograd.grad(losses.log_odds(model(v[None]), y[:1]).sum(), v)[0]
+
+    for i in range(8):
+        expected = algorithm_1(f, slope, x[i], eps, 50, box, checkpoints(50)) - x[i]
+        torch.testing.assert_close(visited[:, i], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_on_a_hill_apgd_comes_closer_to_the_top_than_steps_of_one_size(p):
+    top = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)[:, None]
+
+    def model(x):
+        return torch.cat([(x - top) ** 2, torch.zeros_like(x)], 1)  # the loss is −(x − top)²
+
+    x, y = torch.full_like(top, 0.5), torch.zeros(19, dtype=torch.int64)
+    ball = Ball(p, 0.6, BOX)
+    fixed, own = (
+        (x + a(model, x, y, ball) - top).abs() for a in (partial(attacks.pgd, steps=100), attacks.apgd)
+    )
+    assert own.mean() < fixed.mean() / 4
+    assert own.max() < fixed.max()
+
+
+def test_after_a_checkpoint_without_progress_the_step_is_halved():
+    """On one steep roof every step jumps over the ridge, so nothing rises: 2ε, ε, ε/2, …"""
+    x, y = torch.full((1, 1), 0.5, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+
+    def model(x):
+        return torch.cat([(x - 0.501).abs(), torch.zeros_like(x)], 1)
+
+    seen = watched(attacks.apgd, model, x, y, Ball(math.inf, 0.1, BOX))[1]
+    moves = [float((b.delta - a.delta).abs()) for a, b in itertools.pairwise(seen)]
+    marks = [0, *sorted(attacks._checkpoints(100)), 101]
+    widest = [max(moves[a:b], default=0) for a, b in itertools.pairwise(marks)]
+    assert widest == sorted(widest, reverse=True)
+    assert widest[-2] < widest[0] / 16
+    assert abs(float(x + attacks.apgd(model, x, y, Ball(math.inf, 0.1, BOX))) - 0.501) < 0.001
+
+
+# ---- square ----
+
+
+def asked_by_square(shape, n=4, **options):
+    """The perturbations that square tried, its ball and its answer; on samples that nothing breaks."""
+    model, x, _, _ = problem(shape=shape, n=n, box=None)
+    hold = lambda x: model(x) + torch.tensor([1e3, 0, 0])  # noqa: E731
+    y, witness = torch.zeros(n, dtype=torch.int64), Witness(hold)
+    ball = Ball(math.inf, 0.3)
+    delta = attacks.square(witness, x, y, ball, **options)
+    tried = torch.stack([seen - x for seen, _, _ in witness.asked])
+    leads = torch.stack([losses.margin(z, y) for _, z, _ in witness.asked])
+    return tried, leads, delta, witness
+
+
+@pytest.mark.parametrize("queries", [1, 2, 50])
+def test_square_never_asks_for_a_gradient_and_at_most_queries_plus_1_times(queries):
+    *_, witness = asked_by_square((3, 6, 6), queries=queries)
+    assert not any(gradient for _, _, gradient in witness.asked)
+    assert queries <= len(witness.asked) <= queries + 1
+    assert all(len(x) == 4 for x, _, _ in witness.asked)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_square_returns_the_best_of_all_it_asked_about(shape):
+    tried, leads, delta, _ = asked_by_square(shape, queries=60)
+    for i in range(4):
+        assert torch.allclose(tried[leads[:, i].argmax(), i], delta[i], rtol=0, atol=1e-12)
+
+
+def test_within_a_run_of_square_the_kept_lead_never_falls():
+    inputs = problem(shape=(3, 6, 6))
+    halted = {}
+    for stop in (5, 20, 60):
+        witness = Witness(inputs.model)
+        attacks.square(witness, *inputs[1:], queries=60)
+        halted[stop] = torch.stack(
+            [losses.margin(z, inputs.y).amax() for _, z, _ in witness.asked[1:stop] if len(z) == 6]
+        ).amax()
+    assert halted[5] <= halted[20] <= halted[60]
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 6), (5, 7, 7)])
+def test_square_starts_with_vertical_stripes_and_then_repaints_one_square_with_one_sign_a_channel(shape):
+    tried, leads, _, _ = asked_by_square(shape, queries=60)
+    height, width = (1, *shape)[-2:]
+    tried = tried.view(60, 4, -1, height, width)
+    torch.testing.assert_close(tried.abs(), torch.full_like(tried, 0.3), rtol=0, atol=1e-12)
+    assert (tried[0] - tried[0, ..., :1, :]).abs().max() < 1e-12
+    best, lead = tried[0].clone(), leads[0].clone()
+    for query in range(1, 60):
+        for i in range(4):
+            changed = (tried[query, i] - best[i]).abs() > 1e-9  # (C, H, W)
+            rows, columns = (changed.any(0).any(k).nonzero() for k in (1, 0))
+            if len(rows) and min(height, width) > 1:
+                down, across = (int(v.max() - v.min()) + 1 for v in (rows, columns))
+                limit = max(1, round(math.sqrt(0.8) * max(height, width)))
+                assert max(down, across) <= limit
+            for c in range(len(changed)):
+                signs = tried[query, i, c][changed[c]].sign()
+                assert len(signs.unique()) <= 1  # what changed has one sign in a channel
+            if leads[query, i] > lead[i]:
+                best[i], lead[i] = tried[query, i], leads[query, i]
+
+
+def test_the_squares_of_square_shrink():
+    tried, leads, _, _ = asked_by_square((1, 16, 16), n=20, queries=200)
+    best, lead, size = tried[0].clone(), leads[0].clone(), []
+    for query in range(1, 200):
+        size.append(((tried[query] - best).abs() > 1e-9).flatten(1).sum(1).double().mean().item())
+        better = leads[query] > lead
+        best[better], lead[better] = tried[query][better], leads[query][better]
+    early, late = sum(size[:10]) / 10, sum(size[-30:]) / 30
+    assert early > 30 * late > 0
+
+
+# ---- saturation ----
+
+
+def scaled(s):
+    return lambda x: s * trained_on_digits()(x)
+
+
+@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.1), (2, 0.6), (1, 2.0)])
+@each_climb
+def test_multiplying_the_logits_by_64_hides_nothing(attack, p, eps, digits):
+    x, y, ball = digits.x_test[:200], digits.y_test[:200], Ball(p, eps, BOX)
+    plain, sharp = (robust_accuracy(scaled(s), x, y, ball, [attack]).value for s in (1, 64))
+    assert abs(sharp - plain) <= 0.02
+    assert plain < robust_accuracy(scaled(1), x, y, ball).value - 0.2
+
+
+@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.1), (2, 0.6), (1, 2.0)])
+def test_multiplying_the_logits_by_64_hides_the_broken_samples_from_cross_entropy(p, eps, digits):
+    x, y, ball = digits.x_test[:200], digits.y_test[:200], Ball(p, eps, BOX)
+    attack = partial(attacks.pgd, loss=losses.cross_entropy)
+    plain, sharp = (robust_accuracy(scaled(s), x, y, ball, [attack]).value for s in (1, 64))
+    assert sharp > plain + 0.2
+
+
+# ---- probabilities ----
+
+
+@each_run
+def test_a_model_that_returns_probabilities_is_warned_of_where_the_attack_is_called(attack):
+    model, x, y, ball = problem()
+    with pytest.warns(UserWarning, match="probabilities, not logits") as caught:
+        attack(lambda x: model(x).softmax(1), x, y, ball)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@each_run
+def test_logits_are_not_warned_of(attack):
+    model, x, y, ball = problem()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attack(model, x, y, ball)
+        attack(lambda x: model(x).log_softmax(1), x, y, ball)
+        attack(lambda x: model(x).abs(), x, y, ball)
