@@ -215,7 +215,8 @@ def square(
     with _goal(model, x, y, ball, None, targets) as goal:
         best, generator = _Best(goal), _fresh(generator, x)
         height, width = (1, *x.shape[1:])[-2:]
-        image = x.reshape(len(x), -1, height, width)
+        channels = math.prod(x.shape[1:]) // max(1, height * width)
+        image = x.reshape(len(x), channels, height, width)
         eps = goal.region.eps[..., None, None]
 
         def signs(columns: int) -> Tensor:
@@ -334,8 +335,6 @@ def _goal(
     model: Model, x: Tensor, y: Tensor, ball: Ball, loss: Loss | None, targets: Tensor | None
 ) -> Iterator[_Goal]:
     """Check the arguments, and keep the model in eval mode meanwhile; its first logits are looked at."""
-    if len(x) == 0:
-        raise ValueError("expected at least one sample, got none")
     if targets is not None and targets.shape == y.shape and bool((targets == y).any()):
         raise ValueError("expected targets that differ from the labels, got a sample with both the same")
     loss = loss or (losses.log_odds if targets is None else losses.targeted)
@@ -349,7 +348,7 @@ def _goal(
             unseen = False
         return z
 
-    with evaluating(model), torch.inference_mode(False):
+    with evaluating(model), torch.inference_mode(False), torch.no_grad():
         x, *labels = (v.detach().clone() for v in (x, y, *(() if targets is None else (targets,))))
         index = torch.arange(len(x), device=x.device)
         yield _Goal(logits, loss, x, tuple(labels), ball.at(x), index)
@@ -359,7 +358,7 @@ def _look(z: Tensor, x: Tensor) -> None:
     """Whether what the model returned can be logits of x."""
     if z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2:
         raise ValueError(f"expected logits ({len(x)}, K) with K ≥ 2, got {tuple(z.shape)}")
-    if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
+    if len(z) and bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
         warnings.warn("the model seems to return probabilities, not logits", stacklevel=5)
 
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import (
     BOX,
-    DTYPES,
     ORDERS,
     SHAPES,
     entries,
@@ -851,7 +850,8 @@ def test_the_squares_of_square_shrink():
 
 
 def scaled(s):
-    return lambda x: s * trained_on_digits()(x)
+    model = trained_on_digits()
+    return lambda x: s * model(x)
 
 
 @pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.1), (2, 0.6), (1, 2.0)])
