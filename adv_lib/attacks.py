@@ -63,7 +63,7 @@ def fgsm(
     Returns δ like x.  Source: Goodfellow, Shlens & Szegedy 2015, for p = ∞.
     """
     with _goal(model, x, y, ball, loss, targets) as goal:
-        _, _, gradient = goal.climb(goal.nothing())
+        _, gradient = goal.climb(goal.nothing())
         return ball.argmax(goal.shaped(gradient), goal.x)
 
 
@@ -108,27 +108,22 @@ def pgd(
             start = goal.start(ball, restart, generator)
             part = goal[best.lead < 0] if keep == "first" else goal
             delta = start[part.index] if keep == "first" else start
-            if len(delta) == 0:
-                break
-            for step in range(steps + 1):
-                arrived = step == steps
-                if arrived and keep == "last" and not callback:
-                    break  # nobody looks at the last point
-                z, value, gradient = part.climb(delta, gradient=not arrived)
-                if callback:
-                    callback(Iterate(restart, step, part.shaped(delta), value, part.lead(z)))
-                if keep != "last":
-                    best.offer(part, delta, z)
-                if arrived:
-                    break
-                if keep == "first" and (broken := best.lead[part.index] >= 0).any():
-                    part, delta, gradient = part[~broken], delta[~broken], gradient[~broken]
+            for step in range(steps):
                 if len(delta) == 0:
                     break
-                eps = part.region.eps
-                alpha = 2.5 * eps / steps if step_size is None else torch.full_like(eps, step_size)
+                z, gradient = part.climb(delta)
+                _report(callback, part, restart, step, delta, z)
+                if keep != "last":
+                    best.offer(part, delta, z)
+                if keep == "first" and (broken := best.lead[part.index] >= 0).any():
+                    part, delta, gradient = part[~broken], delta[~broken], gradient[~broken]
+                alpha = 2.5 * part.region.eps / steps if step_size is None else step_size
                 delta = part.region.step(delta, gradient, alpha)
-        return goal.shaped(delta if keep == "last" else best.delta)
+            if len(delta) and (callback or keep != "last"):
+                z = part.logits(delta)
+                _report(callback, part, restart, steps, delta, z)
+                best.offer(part, delta, z)
+        return goal.shaped(_finite(delta) if keep == "last" else best.delta)
 
 
 def apgd(
@@ -164,11 +159,10 @@ def apgd(
             record, value_before = (record_then, delta, delta), -record_then
             rises, since = torch.zeros_like(size), 0
             for step in range(steps + 1):
-                z, value, gradient = goal.climb(delta)
+                z, gradient = goal.climb(delta)
                 best.offer(goal, delta, z)
-                if callback:
-                    callback(Iterate(restart, step, goal.shaped(delta), value, goal.lead(z)))
-                now = (value[:, None], delta, gradient)
+                _report(callback, goal, restart, step, delta, z)
+                now = (goal.value(z)[:, None], delta, gradient)
                 rises += now[0] > value_before
                 record = _pick(now[0] > record[0], now, record)
                 if step in checkpoints:
@@ -286,28 +280,28 @@ class _Goal:
         with torch.no_grad():
             return self.model(self.x + self.shaped(delta))
 
-    def climb(self, delta: Tensor, gradient: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The logits (n, K), the loss (n,) and, if wanted, its gradient (n, d) at x + δ."""
-        with torch.set_grad_enabled(gradient):
-            moved = (self.x + self.shaped(delta)).requires_grad_(gradient)
+    def climb(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits (n, K) and the gradient of the loss (n, d) at x + δ."""
+        with torch.enable_grad():
+            moved = (self.x + self.shaped(delta)).requires_grad_()
             z = self.model(moved)
-            value = self.loss(z, *self.labels)
-            if value.shape != self.index.shape:
-                raise ValueError(f"expected a loss (n,) of {len(self.x)}, got {tuple(value.shape)}")
-            slope = self._slope(value, moved) if gradient else None
-        for found in (value, slope):
-            if found is not None and not found.detach().sum().isfinite():
-                raise ValueError("the loss or its gradient became NaN or infinite")
-        return z.detach(), value.detach(), slope
-
-    def _slope(self, value: Tensor, moved: Tensor) -> Tensor:
-        """∇ℓ as rows (n, d)."""
-        slope = None
-        if value.requires_grad:
-            (slope,) = torch.autograd.grad(value.sum(), moved, allow_unused=True)
-        if slope is None:
+            if self.loss is losses.log_odds:  # its part of the chain rule is known
+                top, pull = z, losses.log_odds_slope(z.detach(), *self.labels)
+            else:
+                top, pull = self.value(z).sum(), None
+            if not top.requires_grad:
+                raise ValueError("the loss does not depend on x in a way that autograd can follow")
+            (gradient,) = torch.autograd.grad(top, moved, pull, allow_unused=True)
+        if gradient is None:
             raise ValueError("the loss does not depend on x in a way that autograd can follow")
-        return slope.flatten(1)
+        return z.detach(), gradient.flatten(1)
+
+    def value(self, z: Tensor) -> Tensor:
+        """The loss (n,)."""
+        value = self.loss(z, *self.labels)
+        if value.shape != self.index.shape:
+            raise ValueError(f"expected a loss ({len(z)},), one a sample, got {tuple(value.shape)}")
+        return value
 
     def lead(self, z: Tensor) -> Tensor:
         """By how much the prediction is wrong, or the target ahead of all others: 0 at a tie."""
@@ -324,10 +318,13 @@ class _Best:
 
     def offer(self, part: _Goal, delta: Tensor, z: Tensor) -> None:
         """Take over the rows of δ that lead by more than the ones kept."""
-        lead = part.lead(z).to(self.lead)
-        better = (lead > self.lead[part.index]).nonzero().squeeze(1)
-        self.lead[part.index[better]] = lead[better]
-        self.delta[part.index[better]] = delta[better]
+        lead, old = part.lead(z).to(self.lead), self.lead[part.index]
+        better = _finite(lead) > old
+        self.lead[part.index] = torch.where(better, lead, old)
+        if len(part.index) == len(self.lead):  # all samples; a weight of 0 or 1 takes one as it is
+            self.delta.lerp_(delta, better[:, None].to(delta))
+        else:
+            self.delta[part.index[better]] = delta[better]
 
 
 @contextmanager
@@ -360,6 +357,25 @@ def _look(z: Tensor, x: Tensor) -> None:
         raise ValueError(f"expected logits ({len(x)}, K) with K ≥ 2, got {tuple(z.shape)}")
     if len(z) and bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
         warnings.warn("the model seems to return probabilities, not logits", stacklevel=5)
+
+
+def _report(
+    callback: Callable[[Iterate], None] | None,
+    part: _Goal,
+    restart: int,
+    step: int,
+    delta: Tensor,
+    z: Tensor,
+) -> None:
+    if callback:
+        callback(Iterate(restart, step, part.shaped(delta), part.value(z), part.lead(z)))
+
+
+def _finite(found: Tensor) -> Tensor:
+    """The tensor itself, if it has no NaN and no infinity."""
+    if not found.isfinite().all():
+        raise ValueError("the model or the gradient of the loss became NaN or infinite")
+    return found
 
 
 def _fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:

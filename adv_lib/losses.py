@@ -32,22 +32,12 @@ def log_odds(z: Tensor, y: Tensor) -> Tensor:
     saturate: its slope in z_y is always −1. Blind to nothing that cross-entropy sees; positive values
     do not imply a wrong prediction, since many small rivals add up.
     """
-    return _LogOdds.apply(z, y)
+    return torch.logsumexp(_rivals(z, y), 1) - _at(z, y)
 
 
-class _LogOdds(torch.autograd.Function):
-    """With its gradient by hand: softmax over the rivals, and −1 at the true class."""
-
-    @staticmethod
-    def forward(ctx, z: Tensor, y: Tensor) -> Tensor:
-        ctx.save_for_backward(z, y)
-        return torch.logsumexp(_rivals(z, y), 1) - _at(z, y)
-
-    @staticmethod
-    def backward(ctx, slope: Tensor) -> tuple[Tensor, None]:
-        z, y = ctx.saved_tensors
-        shares = torch.softmax(_without(z, y), 1)
-        return slope[:, None] * shares.scatter(1, y[:, None], -1), None
+def log_odds_slope(z: Tensor, y: Tensor) -> Tensor:
+    """The gradient of `log_odds` in z, (n, K): softmax over the rivals, and −1 at the true class."""
+    return torch.softmax(_rivals(z, y), 1).scatter_(1, y[:, None], -1.0)
 
 
 def margin(z: Tensor, y: Tensor) -> Tensor:
@@ -102,10 +92,6 @@ def _at(z: Tensor, y: Tensor) -> Tensor:
 def _rivals(z: Tensor, y: Tensor) -> Tensor:
     """The logits with −∞ at the true class."""
     _check(z, y)
-    return _without(z, y)
-
-
-def _without(z: Tensor, y: Tensor) -> Tensor:
     return z.scatter(1, y[:, None], -math.inf)
 
 

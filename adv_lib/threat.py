@@ -211,17 +211,14 @@ class Region:
         For p = 1 and ∞ that is exact. For p = 2 it is so up to the box: v maximises over the coordinates
         that are not at the edge already and is cut where it meets the edge, which costs a tenth of the
         exact maximiser and leaves attacks as strong.
-        alpha: (n, 1).  Returns rows (n, d) in Δ(x).
+        alpha: a number or (n, 1).  Returns rows (n, d) in Δ(x).
         """
         if self.p == math.inf:  # each coordinate for itself, so one clipping does for both
             return gradient.sign().mul_(alpha).add_(rows).clamp_(self.low, self.high)
-        down, up = self.low - rows, self.high - rows
-        if self.p == 2:
-            v = gradient.clamp(down.mul_(HUGE), up.mul_(HUGE))  # 0 where the box blocks it
-            v /= v.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(v.dtype).tiny)
-            v *= alpha / (v * v).sum(1, keepdim=True).sqrt_().clamp_(min=1)
-            return self._into_ball(v.add_(rows).clamp_(self.low, self.high))
-        room = torch.where(gradient >= 0, up, -down)
+        if self.p == 2:  # clamped to 0 where the box blocks it, to ±HUGE where it does not
+            v = gradient.clamp((self.low - rows).mul_(HUGE), (self.high - rows).mul_(HUGE))
+            return self._into_ball(_to_length(v, alpha).add_(rows).clamp_(self.low, self.high))
+        room = torch.where(gradient >= 0, self.high - rows, rows - self.low)
         v = gradient.sign() * _fill_largest_first(gradient.abs(), room, alpha)
         return self._into_ball(v.add_(rows).clamp_(self.low, self.high))
 
@@ -269,6 +266,16 @@ def _shrink(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
     return torch.where(outside, (_fill_sphere if p == 2 else _soft_threshold)(a, room, eps), size)
 
 
+def _to_length(v: Tensor, length: Tensor) -> Tensor:
+    """Every row of v scaled to this ‖·‖₂; a row of 0 stays."""
+    tiny = torch.finfo(v.dtype).tiny
+    norm = vector_norm(v, dim=1, keepdim=True)
+    if not (1e4 * tiny**0.5 < norm.min() and norm.max() < math.inf):  # squares under- or overflow
+        v = v / v.abs().amax(1, keepdim=True).clamp(min=tiny)
+        norm = vector_norm(v, dim=1, keepdim=True).clamp(min=1)
+    return v * (length / norm)
+
+
 def _fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Sizes s = min(t a, room) with the t > 0 for which ‖s‖₂ = ε; all at room if ε is out of reach.
 
@@ -293,7 +300,7 @@ def _fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
 
 def _fill_largest_first(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Sizes that spend the budget Σ s_i = ε on the largest a_i first (the fractional knapsack)."""
-    most = torch.minimum(room, eps).expand_as(a)
+    most = room.clamp(max=eps).expand_as(a)
     for few in (16, a.shape[1]):  # the largest few nearly always do, and sorting all is slow
         top, order = (a * (most > 0)).topk(min(few, a.shape[1]), dim=1)
         size = most.gather(1, order)

@@ -53,3 +53,86 @@ def test_a_model_starts_in_training_mode_with_trainable_weights_and_no_gradients
     model = models.mlp([4, 3, 2])
     assert model.training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+# ---- the convolutional network ----
+
+
+def test_the_convnet_has_these_layers_with_relu_between_them():
+    layers = list(models.convnet((1, 28, 28), 10))
+    assert all(isinstance(layer, nn.ReLU) for layer in [*layers[1:9:2], layers[10]])
+    convolutions, head = layers[0:8:2], layers[8:]
+    sizes = [(c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding) for c in convolutions]
+    square = [(3, 3), (1, 1), (1, 1)], [(3, 3), (2, 2), (1, 1)]
+    assert [size[:2] for size in sizes] == [(1, 32), (32, 32), (32, 64), (64, 64)]
+    assert [list(size[2:]) for size in sizes] == [square[0], square[1]] * 2
+    assert [type(layer) for layer in head] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    assert (head[1].in_features, head[1].out_features, head[3].out_features) == (64 * 7 * 7, 100, 10)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (2, 4, 12)])
+def test_the_convnet_takes_images_of_its_shape_and_gives_logits(shape):
+    assert models.convnet(shape, 7)(torch.rand(3, *shape)).shape == (3, 7)
+
+
+def test_the_generator_alone_decides_the_weights_of_the_convnet():
+    generator, before = seeded(3), torch.get_rng_state()
+    first, second = (models.convnet((1, 8, 8), 2, generator) for _ in range(2))
+    assert same(first, models.convnet((1, 8, 8), 2, seeded(3)))
+    assert not same(first, second)
+    assert same(models.convnet((1, 8, 8), 2), models.convnet((1, 8, 8), 2, seeded(0)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- eval mode for a while ----
+
+
+def nested():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)))
+    model[1].eval()
+    model[1][1].train()
+    return model
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_for_a_while_every_part_is_in_eval_mode_and_then_each_has_its_own_again(fails):
+    model = nested()
+    modes = [module.training for module in model.modules()]
+    assert True in modes
+    assert False in modes
+    try:
+        with models.evaluating(model):
+            assert not any(module.training for module in model.modules())
+            with models.evaluating(model):
+                pass
+            assert not any(module.training for module in model.modules())
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_in_eval_mode_a_model_gives_the_same_twice_and_learns_no_statistics():
+    model, x = nested(), torch.rand(5, 2)
+    state = [v.clone() for v in model.state_dict().values()]
+    with models.evaluating(model):
+        assert torch.equal(model(x), model(x))
+        assert torch.equal(model(x)[:1], model(x[:1]))
+    assert all(torch.equal(a, b) for a, b in zip(state, model.state_dict().values(), strict=True))
+
+
+def test_a_plain_function_has_no_mode():
+    with models.evaluating(torch.sin):
+        pass
+
+
+def test_a_model_that_answers_to_train_in_its_own_way_is_not_asked():
+    class Stubborn(nn.Linear):
+        def train(self, mode=True):
+            raise RuntimeError("leave me alone")
+
+    model = Stubborn(2, 2)
+    with models.evaluating(model):
+        assert not model.training
+    assert model.training

@@ -14,6 +14,7 @@ from strategies import (
     Case,
     cases,
     entries,
+    finding,
     inputs,
     orders,
     seeded,
@@ -23,7 +24,7 @@ from strategies import (
 from torch.autograd import gradcheck
 from torch.linalg import vector_norm
 
-from adv_lib.threat import Ball
+from adv_lib.threat import Ball, Region
 
 
 def inner(a, b):
@@ -344,6 +345,198 @@ def test_samples_of_a_cube_cut_by_the_box_are_uniform_on_what_is_left():
     low, high = torch.tensor([-0.05, -0.2, -0.2]), torch.tensor([0.2, 0.2, 0.0])
     for u in ((delta - low) / (high - low)).T:
         assert distance_from_uniform(u) < SURPRISE
+
+
+# ---- the region of one batch: steps and projections without checks ----
+
+
+@st.composite
+def climbs(draw, sizes=(0.01, 0.5, 1.0, 2.5, 30.0), **options):
+    """A case, its x, a point of Δ(x) where a run may stand, a gradient and a step size for each row."""
+    case, seed = draw(cases(**options)), draw(seeds)
+    x = case.v if case.x is None else case.x
+    kind = draw(st.sampled_from(("plain", "ties", "sparse")))
+    far = case.ball.eps if not torch.is_tensor(case.ball.eps) else case.ball.eps.max().item()
+    delta = (far * entries(case.v.shape, seed, kind)).to(case.v.dtype)
+    delta = case.ball.project(delta, case.x)
+    alpha = draw(st.sampled_from(sizes)) * torch.as_tensor(case.ball.eps).to(case.v.dtype)
+    alpha = (alpha if far else torch.tensor(0.1, dtype=case.v.dtype)).expand(len(x)).reshape(-1, 1)
+    return case, x, delta, alpha
+
+
+def stepped(case, x, delta, alpha):
+    return case.ball.at(x).step(delta.flatten(1), case.v.flatten(1), alpha)
+
+
+def rounding(case, x, delta, alpha):
+    """What a sum of δ, a step and the way to the edge of the box can lose, (n, 1)."""
+    size = delta.flatten(1).abs().amax(1, keepdim=True) + alpha
+    return tolerance(delta) * (size if case.x is None else size.clamp(max=1) + 1)
+
+
+@given(climbs())
+def test_a_step_stays_in_the_set_and_in_the_box_without_any_tolerance(climb):
+    case, x, delta, alpha = climb
+    for _ in range(4):
+        delta = stepped(case, x, delta, alpha).reshape(x.shape)
+        assert_inside(case, delta)
+
+
+@given(climbs())
+def test_a_step_of_p_1_and_infinity_is_the_projection_of_the_maximiser_over_a_smaller_ball(climb):
+    case, x, delta, alpha = climb
+    p = case.ball.p if case.ball.p != 2 else 1
+    case = case._replace(ball=Ball(p, case.ball.eps, case.ball.box))
+    delta = case.ball.project(delta, case.x)
+    v = Ball(p, alpha.squeeze(1), case.ball.box).argmax(case.v, x + delta)
+    expected = case.ball.project((delta + v).clamp(-x, 1 - x) if case.ball.box else delta + v, case.x)
+    got = stepped(case, x, delta, alpha)
+    # one λ is taken from all coordinates, and it is as exact as the sum of their sizes
+    loss = rounding(case, x, delta, alpha) * (delta[0].numel() if p == 1 else 1)
+    assert ((got - expected.flatten(1)).abs() <= loss).all()
+
+
+def far_from_the_edge(case, x, delta, alpha):
+    """The same climb with x in the middle of the box and everything else a twentieth of it at most."""
+    most = max(float(torch.as_tensor(case.ball.eps).max()), float(alpha.max()), 1e-30)
+    s = min(1.0, 0.05 / most)
+    middle = Case(Ball(2, s * case.ball.eps, BOX), case.v, torch.full_like(x, 0.5))
+    return middle, middle.x, middle.ball.project(s * delta, middle.x), s * alpha
+
+
+@given(climbs())
+def test_a_step_of_p_2_away_from_the_edge_is_along_the_gradient_and_then_shortened(climb):
+    for case, x, delta, alpha in (far_from_the_edge(*climb), climb):
+        if case.ball.p != 2 or (case.x is not None and x is climb[1]):
+            continue
+        g, delta = rows(case.v), rows(delta)
+        v = alpha * g / g.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        long = (delta + v).norm(dim=1, keepdim=True).clamp(min=1e-300)
+        expected = (delta + v) * (case.eps()[:, None] / long).clamp(max=1)
+        got = stepped(case, x, delta.to(x.dtype), alpha)
+        assert ((got - expected).abs() <= rounding(case, x, delta.to(x.dtype), alpha)).all()
+
+
+@given(climbs())
+def test_what_is_added_in_a_step_of_p_2_never_points_against_the_gradient(climb):
+    """With room for it in the ball; shortening what is too long can cost more than the step brought."""
+    case, x, delta, alpha = climb
+    wide = case._replace(ball=Ball(2, 1e3 + 1e3 * alpha.squeeze(1), case.ball.box))
+    moved = rows(stepped(wide, x, delta, alpha)) - rows(delta)
+    along = rows(case.v) * moved
+    slack = tolerance(delta) * (rows(case.v).abs() * (rows(delta).abs() + 1)).sum(1)
+    assert (along.sum(1) >= -slack).all()
+    assert (moved.norm(dim=1) <= alpha.squeeze(1) * (1 + 1e-5) + tolerance(delta) * 10).all()
+
+
+@finding(11)
+def test_no_step_of_p_2_goes_against_the_gradient():
+    """As ⟨g, P(δ + αg) − δ⟩ ≥ ‖P(δ + αg) − δ‖²/α says of an exact projection; δ is nearly best."""
+    x, delta, g = (torch.tensor([v], dtype=torch.float64) for v in ([0.75, 0.5], [0.25, 0], [1, 0.01]))
+    moved = Ball(2, 0.25, BOX).at(x).step(delta, g, torch.full((1, 1), 0.1, dtype=torch.float64)) - delta
+    assert (g * moved).sum() >= 0
+
+
+@given(climbs(kinds=("plain", "ties", "sparse")), st.sampled_from((-10, -3, 3, 10)))
+def test_the_unit_of_the_inputs_does_not_matter_to_a_step(climb, power):
+    case, x, delta, alpha = climb
+    s, ball = 2.0**power, case.ball
+    scaled = Ball(ball.p, s * ball.eps, (0, s) if ball.box else None).at(s * x)
+    got = scaled.step(s * delta.flatten(1), case.v.flatten(1), s * alpha)
+    loss = s * rounding(case, x, delta, alpha)
+    assert ((got - s * stepped(case, x, delta, alpha)).abs() <= loss).all()
+
+
+@given(climbs(kinds=("plain", "ties", "sparse")), st.sampled_from((-60, 60)))
+def test_the_size_of_the_gradient_does_not_matter_to_a_step(climb, power):
+    case, x, delta, alpha = climb
+    other = case._replace(v=case.v * 2.0**power)
+    got, expected = stepped(other, x, delta, alpha), stepped(case, x, delta, alpha)
+    assert ((got - expected).abs() <= rounding(case, x, delta, alpha)).all()
+
+
+@given(climbs())
+def test_a_gradient_of_0_is_no_step(climb):
+    case, x, delta, alpha = climb
+    still = case._replace(v=torch.zeros_like(case.v))
+    got = stepped(still, x, delta, alpha)
+    assert ((got - delta.flatten(1)).abs() <= tolerance(delta) * delta.abs().max()).all()
+
+
+@given(cases())
+def test_the_region_projects_as_the_ball_does(case):
+    x = case.v if case.x is None else case.x
+    got = case.ball.at(x).project(case.v.flatten(1))
+    assert_same(got, case.ball.project(case.v, case.x).flatten(1))
+
+
+@given(climbs())
+def test_the_region_of_some_samples_steps_and_projects_as_the_whole_does(climb):
+    case, x, delta, alpha = climb
+    region, g, d = case.ball.at(x), case.v.flatten(1), delta.flatten(1)
+    mask = torch.arange(len(x)) % 2 == 0
+    for part in (mask, mask.nonzero().squeeze(1), torch.tensor([0])):
+        assert isinstance(region[part], Region)
+        got = region[part].step(d[part], g[part], alpha[part])
+        loss = rounding(case, x, delta, alpha)[part]
+        assert ((got - region.step(d, g, alpha)[part]).abs() <= loss).all()
+        assert_same(region[part].project(g[part]), region.project(g)[part])
+
+
+@given(climbs())
+def test_a_step_changes_none_of_its_arguments(climb):
+    case, x, delta, alpha = climb
+    region = case.ball.at(x)
+    given_ = [x, delta, case.v, alpha, region.low, region.high, region.eps]
+    copies = [t.clone() for t in given_]
+    region.step(delta.flatten(1), case.v.flatten(1), alpha)
+    region.project(delta.flatten(1))
+    assert all(torch.equal(a, b) for a, b in zip(given_, copies, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [64, 784])
+@pytest.mark.parametrize("factor", [1, 10, 100, 1e4])
+def test_a_step_of_any_length_on_a_black_and_white_image_ends(factor, d, dtype):
+    """Equal entries, whose sum rounds the same way every time: p = 1 once looped for ever here."""
+    x = (torch.rand(50, d, generator=seeded(0)) < 0.5).to(dtype)
+    gradient = torch.rand(50, d, generator=seeded(1)).to(dtype) - 0.5
+    for eps in (1e-3, 0.1, 1.0, 5.0):
+        ball = Ball(1, eps, BOX)
+        alpha = torch.full((50, 1), factor * eps, dtype=dtype)
+        delta = ball.at(x).step(torch.zeros_like(x), gradient, alpha)
+        assert ball.contains(delta, x).all()
+        assert (delta.abs().sum(1) > 0.9 * eps).all()
+
+
+def knapsack(a, room, budget):
+    """Spend the budget on the largest a first, in a loop; among equals on the first."""
+    size = [0.0] * len(a)
+    for i in sorted(range(len(a)), key=lambda i: -a[i]):
+        size[i] = min(room[i], budget)
+        budget -= size[i]
+    return size
+
+
+@pytest.mark.parametrize("d", [16, 17, 100])
+@pytest.mark.parametrize("eps", [0.5, 5.0, 12.0, 80.0])
+def test_a_budget_for_more_than_the_sixteen_largest_entries_is_spent_on_the_next_ones(eps, d):
+    w, x = entries((30, d), 0, "plain"), inputs((30, d), 1)
+    delta = Ball(1, eps, BOX).argmax(w, x)
+    room = torch.where(w >= 0, 1 - x, x)
+    expected = [knapsack(*row, eps) for row in zip(w.abs().tolist(), room.tolist(), strict=True)]
+    expected = torch.tensor(expected, dtype=torch.float64) * w.sign()
+    torch.testing.assert_close(delta, expected, rtol=0, atol=1e-12)
+    assert d < 100 or ((delta != 0).sum(1) > 16).any() == (eps > 5)
+
+
+def test_among_thirty_equal_entries_the_whole_budget_is_spent_within_the_box():
+    w, x = torch.ones(3, 30, dtype=torch.float64), torch.full((3, 30), 0.9, dtype=torch.float64)
+    w[1, 20:], w[2, 0] = 2.0, 3.0
+    delta = Ball(1, 2.5, BOX).argmax(w, x)
+    assert ((delta >= 0) & (delta <= 0.1 + 1e-12)).all()
+    torch.testing.assert_close(delta.sum(1), torch.full((3,), 2.5, dtype=torch.float64))
+    torch.testing.assert_close(delta[1, 20:], torch.full((10,), 0.1, dtype=torch.float64))
 
 
 # ---- membership ----

@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
-from strategies import entries, inputs, seeded
+from strategies import BOX, entries, inputs, seeded
 from torch.nn.functional import cross_entropy
 
-from adv_lib import linear, models, training
+from adv_lib import attacks, linear, losses, models, training
+from adv_lib.data import Data
+from adv_lib.evaluation import robust_accuracy
 from adv_lib.threat import Ball
 
 
@@ -133,3 +135,71 @@ def test_a_network_learns_the_digits(digits):
         batch_size=50,
     )
     assert (model(digits.x_test).argmax(1) == digits.y_test).float().mean() > 0.9
+
+
+# ---- the networks that every chapter means ----
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    """300 digits to train on: as many steps as ever, in less memory."""
+    return Data(digits.x_train[:300], digits.y_train[:300], digits.x_test, digits.y_test)
+
+
+@pytest.fixture(scope="module")
+def standard(few):
+    return training.reference("standard", few)
+
+
+@pytest.fixture(scope="module")
+def robust(few):
+    return training.reference("robust", few)
+
+
+def test_a_reference_network_is_the_same_twice_and_leaves_the_global_generator_alone(few, standard):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    again = training.reference("standard", few)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(weights(again), weights(standard))
+    assert [layer.out_features for layer in list(again)[1::2]] == [50, 50, 10]
+
+
+def test_the_robust_network_goes_on_from_the_standard_one_with_ten_steps_of_pgd(
+    few, standard, monkeypatch
+):
+    calls = []
+
+    def note(model, x, y, ball, **options):
+        if not calls:
+            calls.append((weights(model).clone(), ball, options, len(x)))
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(training.attacks, "pgd", note)
+    first = training.reference("robust", few)
+    (start, ball, options, n), *_ = calls
+    assert torch.equal(start, weights(standard))
+    assert (ball.p, ball.eps, ball.box) == (math.inf, 0.1, BOX)
+    assert (options["steps"], options["keep"], n) == (10, "last", 100)
+    calls.clear()
+    assert torch.equal(weights(training.reference("robust", few)), weights(first))
+
+
+def test_the_robust_network_is_more_robust_on_new_digits_and_the_standard_one_knows_them(
+    few, standard, robust
+):
+    x, y = few.x_test, few.y_test
+    clean = Ball(math.inf, 0.0, BOX)
+    assert robust_accuracy(standard, x, y, clean).value > 0.85
+    assert robust_accuracy(robust, x, y, clean).value > 0.85
+    attacked = Ball(math.inf, 0.1, BOX)
+    weak, strong = (robust_accuracy(m, x, y, attacked, [attacks.pgd]) for m in (standard, robust))
+    assert strong.low > weak.high  # far more than the size of the test set leaves open
+
+
+def test_a_reference_network_has_no_gradients_left_that_an_attack_made(robust):
+    before = [None if p.grad is None else p.grad.clone() for p in robust.parameters()]
+    x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    attacks.pgd(robust, x, y, Ball(math.inf, 0.1, BOX), loss=losses.cross_entropy)
+    after = [p.grad for p in robust.parameters()]
+    assert all(a is None if b is None else torch.equal(a, b) for a, b in zip(after, before, strict=True))
