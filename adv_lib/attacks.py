@@ -108,22 +108,22 @@ def pgd(
             start = goal.start(ball, restart, generator)
             part = goal[best.lead < 0] if keep == "first" else goal
             delta = start[part.index] if keep == "first" else start
-            for step in range(steps):
-                if len(delta) == 0:
-                    break
+            for step in range(steps if len(delta) else 0):
                 z, gradient = part.climb(delta)
                 _report(callback, part, restart, step, delta, z)
                 if keep != "last":
                     best.offer(part, delta, z)
                 if keep == "first" and (broken := best.lead[part.index] >= 0).any():
                     part, delta, gradient = part[~broken], delta[~broken], gradient[~broken]
+                    if len(delta) == 0:
+                        break
                 alpha = 2.5 * part.region.eps / steps if step_size is None else step_size
                 delta = part.region.step(delta, gradient, alpha)
             if len(delta) and (callback or keep != "last"):
                 z = part.logits(delta)
                 _report(callback, part, restart, steps, delta, z)
                 best.offer(part, delta, z)
-        return goal.shaped(_finite(delta) if keep == "last" else best.delta)
+        return goal.shaped(delta if keep == "last" else best.delta)
 
 
 def apgd(
@@ -294,6 +294,8 @@ class _Goal:
             (gradient,) = torch.autograd.grad(top, moved, pull, allow_unused=True)
         if gradient is None:
             raise ValueError("the loss does not depend on x in a way that autograd can follow")
+        if not math.isfinite(gradient.sum()):
+            raise ValueError("the gradient of the loss became NaN or infinite")
         return z.detach(), gradient.flatten(1)
 
     def value(self, z: Tensor) -> Tensor:
@@ -319,7 +321,9 @@ class _Best:
     def offer(self, part: _Goal, delta: Tensor, z: Tensor) -> None:
         """Take over the rows of δ that lead by more than the ones kept."""
         lead, old = part.lead(z).to(self.lead), self.lead[part.index]
-        better = _finite(lead) > old
+        if lead.isnan().any():
+            raise ValueError("the logits became NaN")
+        better = lead > old
         self.lead[part.index] = torch.where(better, lead, old)
         if len(part.index) == len(self.lead):  # all samples; a weight of 0 or 1 takes one as it is
             self.delta.lerp_(delta, better[:, None].to(delta))
@@ -332,7 +336,10 @@ def _goal(
     model: Model, x: Tensor, y: Tensor, ball: Ball, loss: Loss | None, targets: Tensor | None
 ) -> Iterator[_Goal]:
     """Check the arguments, and keep the model in eval mode meanwhile; its first logits are looked at."""
-    if targets is not None and targets.shape == y.shape and bool((targets == y).any()):
+    labels = (y,) if targets is None else (y, targets)
+    if any(label.shape != x.shape[:1] for label in labels):
+        raise ValueError(f"expected {len(x)} labels, and as many targets, got {tuple(labels[-1].shape)}")
+    if targets is not None and bool((targets == y).any()):
         raise ValueError("expected targets that differ from the labels, got a sample with both the same")
     loss = loss or (losses.log_odds if targets is None else losses.targeted)
     unseen = True
@@ -346,7 +353,7 @@ def _goal(
         return z
 
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
-        x, *labels = (v.detach().clone() for v in (x, y, *(() if targets is None else (targets,))))
+        x, *labels = (v.detach().clone() for v in (x, *labels))
         index = torch.arange(len(x), device=x.device)
         yield _Goal(logits, loss, x, tuple(labels), ball.at(x), index)
 
@@ -369,13 +376,6 @@ def _report(
 ) -> None:
     if callback:
         callback(Iterate(restart, step, part.shaped(delta), part.value(z), part.lead(z)))
-
-
-def _finite(found: Tensor) -> Tensor:
-    """The tensor itself, if it has no NaN and no infinity."""
-    if not found.isfinite().all():
-        raise ValueError("the model or the gradient of the loss became NaN or infinite")
-    return found
 
 
 def _fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:

@@ -1,18 +1,17 @@
 """Nothing changes behind the caller's back: arguments, gradients, modes, global generators."""
 
 import math
-import random
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
-from strategies import BOX, ORDERS
+from strategies import BOX, ORDERS, generators
 
-from adv_lib import data, evaluation, linear, models, plots, training, widgets
+from adv_lib import attacks, data, evaluation, linear, losses, models, plots, training, widgets
 from adv_lib.threat import Ball
 
 g = torch.Generator().manual_seed(0)
@@ -24,6 +23,7 @@ w, b, W, B = (
     torch.zeros(3),
 )
 labels, eps = torch.tensor([0, 1, 2, 0, 1, 2]), torch.rand(6, generator=g)
+targets, net, image = (labels + 1) % 3, models.mlp([4, 5, 3]), torch.rand(6, 1, 4, 4, generator=g)
 
 
 def draw(value):
@@ -39,6 +39,26 @@ CALLS = {
     "regression": lambda: linear.robust_logistic_regression(x, y, Ball(math.inf, 0.5)),
     "largest_margin": lambda: linear.largest_margin(x, y, 2),
     "mlp": lambda: models.mlp([4, 3, 2]),
+    "convnet": lambda: models.convnet((1, 4, 4), 3),
+    "cross_entropy": lambda: losses.cross_entropy(x[:, :3], labels),
+    "log_odds": lambda: losses.log_odds(x[:, :3], labels),
+    "loss_margin": lambda: losses.margin(x[:, :3], labels),
+    "dlr": lambda: losses.dlr(x[:, :3], labels),
+    "targeted": lambda: losses.targeted(x[:, :3], labels, targets),
+    "targeted_all": lambda: losses.targeted_all(x[:, :3], labels, targets),
+    "loss_along": lambda: evaluation.loss_along(net, x[:1], labels[:1], [x[1:2]], eps),
+    "square": lambda: attacks.square(net, x, labels, Ball(math.inf, eps, BOX), queries=10),
+    "square images": lambda: attacks.square(
+        models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
+    ),
+}
+ATTACKS = {
+    "fgsm": attacks.fgsm,
+    **{
+        f"pgd {keep}": partial(attacks.pgd, steps=4, restarts=2, keep=keep)
+        for keep in ("best", "first", "last")
+    },
+    "apgd": partial(attacks.apgd, steps=4, restarts=2),
 }
 for p in ORDERS:
     for box in (None, BOX):
@@ -58,31 +78,45 @@ for p in ORDERS:
                 "margins": lambda ball=ball: linear.margins(W, B, x, labels, ball),
                 "certified": lambda ball=ball: linear.certified(W, B, x, labels, ball),
                 "bound": lambda ball=ball: linear.robust_cross_entropy_bound(W, B, x, labels, ball),
+                "at": lambda ball=ball: vars(ball.at(x)),
+                "survivors": lambda ball=ball: evaluation.survivors(
+                    net, x, labels, ball, [attacks.fgsm]
+                ),
+                "robust_accuracy": lambda ball=ball: evaluation.robust_accuracy(
+                    net, x, labels, ball, [attacks.fgsm]
+                ),
+                "curve": lambda ball=ball: evaluation.robust_accuracy_curve(
+                    net, x, labels, ball, [attacks.fgsm], [0.1, 0.2]
+                ),
+                **{k: lambda ball=ball, a=a: a(net, x, labels, ball) for k, a in ATTACKS.items()},
+                **{
+                    f"{k} with targets": lambda ball=ball, a=a: a(net, x, labels, ball, targets=targets)
+                    for k, a in ATTACKS.items()
+                },
             }.items()
         }
 
 each = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
-def generators():
-    legacy = str(np.random.get_state())  # noqa: NPY002, the one that seeds itself globally
-    return torch.get_rng_state().tolist(), random.getstate(), legacy
-
-
 @each
 def test_arguments_keep_their_values_and_global_generators_their_state(call):
-    given = [x, y, w, b, W, B, labels, eps]
+    given = [x, y, w, b, W, B, labels, eps, targets, image, *net.parameters()]
     before, state = [t.clone() for t in given], generators()
     call()
     plt.close("all")
     assert all(torch.equal(t, old) for t, old in zip(given, before, strict=True))
     assert generators() == state
+    assert net.training
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 def same(a, b):
     if torch.is_tensor(a):
         return torch.equal(a, b)
-    if isinstance(a, tuple):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, tuple | list):
         return all(map(same, a, b))
     return isinstance(a, torch.nn.Module | plt.Figure) or a == b
 
@@ -173,7 +207,8 @@ def after_importing(*modules):
 
 
 def test_the_computation_is_imported_without_the_libraries_it_may_not_need():
-    modules = ("threat", "data", "models", "linear", "training", "evaluation", "checks.linear_models")
+    modules = ("threat", "data", "models", "losses", "linear", "attacks", "training", "evaluation")
+    modules += ("checks.linear_models", "checks.attacks")
     held = after_importing(*(f"adv_lib.{module}" for module in modules))
     assert (
         held & {"torchvision", "cvxpy", "sklearn", "scipy", "matplotlib", "ipywidgets", "IPython"}
@@ -200,8 +235,9 @@ def state():
             torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
             dict(matplotlib.rcParams), list(warnings.filters)]
 before = state()
-import adv_lib.checks.linear_models, adv_lib.data, adv_lib.evaluation, adv_lib.linear, adv_lib.models
-import adv_lib.plots, adv_lib.threat, adv_lib.training, adv_lib.widgets
+import adv_lib.attacks, adv_lib.checks.attacks, adv_lib.checks.linear_models, adv_lib.data
+import adv_lib.evaluation, adv_lib.linear, adv_lib.losses, adv_lib.models, adv_lib.plots
+import adv_lib.threat, adv_lib.training, adv_lib.widgets
 assert state() == before
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -100,6 +100,15 @@ def test_ties_go_to_the_first_of_the_largest_entries():
     assert Ball(1, 0.5).argmax(w).tolist() == [[0.0, -0.5, 0.0]]
 
 
+@finding(16)
+@given(seeds, st.integers(1, 40))
+def test_so_do_the_ties_of_any_row(seed, d):
+    w = entries((3, d), seed, "ties")
+    for row, delta in zip(w, Ball(1, 0.5).argmax(w), strict=True):
+        largest = (row.abs() == row.abs().max()).nonzero()[0]
+        assert not row.any() or delta.nonzero().squeeze(1).tolist() == largest.tolist()
+
+
 # ---- the nearest point ----
 
 
@@ -495,18 +504,23 @@ def test_a_step_changes_none_of_its_arguments(climb):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [64, 784])
-@pytest.mark.parametrize("factor", [1, 10, 100, 1e4])
-def test_a_step_of_any_length_on_a_black_and_white_image_ends(factor, d, dtype):
-    """Equal entries, whose sum rounds the same way every time: p = 1 once looped for ever here."""
-    x = (torch.rand(50, d, generator=seeded(0)) < 0.5).to(dtype)
-    gradient = torch.rand(50, d, generator=seeded(1)).to(dtype) - 0.5
+@pytest.mark.parametrize("d", [64, 784, 3072])
+@pytest.mark.parametrize("p", ORDERS)
+def test_steps_of_any_length_on_a_black_and_white_image_end_in_the_set_and_but_for_p_2_at_its_boundary(
+    p, d, dtype
+):
+    """Equal entries, whose sums round the same way every time: p = 1 once looped for ever here."""
+    x = (torch.rand(20, d, generator=seeded(0)) < 0.5).to(dtype)
+    gradient = torch.rand(20, d, generator=seeded(1)).to(dtype) - 0.5
+    gradient[10:] = gradient[10:].sign()
     for eps in (1e-3, 0.1, 1.0, 5.0):
-        ball = Ball(1, eps, BOX)
-        alpha = torch.full((50, 1), factor * eps, dtype=dtype)
-        delta = ball.at(x).step(torch.zeros_like(x), gradient, alpha)
-        assert ball.contains(delta, x).all()
-        assert (delta.abs().sum(1) > 0.9 * eps).all()
+        ball = Ball(p, eps if p < math.inf else eps / 10, BOX)
+        region, delta = ball.at(x), torch.zeros_like(x)
+        for factor in (1, 10, 100, 1e4, 1):
+            alpha = torch.full((20, 1), factor * eps, dtype=dtype)
+            delta = region.step(delta, gradient, alpha)
+            assert ball.contains(delta, x).all()
+            assert p == 2 or (vector_norm(delta, ord=p, dim=1) > 0.9 * ball.eps).all()
 
 
 def knapsack(a, room, budget):

@@ -12,7 +12,7 @@ from strategies import BOX, ORDERS, Case, entries, inputs, orders, problem, seed
 from torch.linalg import vector_norm
 from torch.nn.functional import cross_entropy
 
-from adv_lib import attacks, linear, losses, models
+from adv_lib import attacks, linear, losses
 from adv_lib.evaluation import robust_accuracy, survivors
 from adv_lib.threat import Ball
 
@@ -58,7 +58,7 @@ def linear_model(seed, K, d=4, n=12):
 
 
 @theorem("thm-lower-bound")
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(seeds, orders, st.sampled_from((0.02, 0.1, 0.5)), boxes, st.sampled_from((2, 4)))
 def test_no_attack_finds_a_loss_above_the_maximum_nor_a_robust_accuracy_below_the_true_one(
     seed, p, eps, box, K
@@ -87,15 +87,14 @@ def test_the_same_holds_for_any_set_of_allowed_perturbations_tried_one_by_one(se
     tries = [ball.sample(x, seeded(seed + i)) for i in range(10)]
     found = torch.stack([losses.margin(model(x + delta), y) for delta in tries]).amax(0)
     assert (found <= -linear.margins(W, b, x, y, ball).amin(1) + EXACT).all()
-    left = survivors(model, x, y, ball, [lambda *_, d=d: d[: len(_[1])] for d in tries[:1]])
-    assert left.sum() >= linear.certified(W, b, x, y, ball).sum()
+    assert ((found < 0) >= linear.certified(W, b, x, y, ball)).all()
 
 
 GRID = 61
 
 
 def grid(ball, x):
-    """Points of Δ(x) for one x of the plane, and how far any point of Δ(x) is from the nearest of them."""
+    """Points of Δ(x) for one x of the plane, and how far any point of Δ(x) is from the nearest one."""
     side = torch.linspace(-ball.eps, ball.eps, GRID, dtype=torch.float64)
     square = torch.cartesian_prod(side, side)
     near = ball.project(square, x.expand(len(square), 2) if ball.box else None)
@@ -143,7 +142,7 @@ def test_no_point_of_the_ball_beats_eps_times_the_dual_norm_and_these_points_att
     }[p]
     assert vector_norm(best, ord=p) <= eps * (1 + EXACT)
     assert (best @ g).item() == pytest.approx(height.item(), rel=1e-12)
-    torch.testing.assert_close(Ball(p, eps).argmax(g[None])[0], best)
+    assert (Ball(p, eps).argmax(g[None])[0] @ g).item() == pytest.approx(height.item(), rel=1e-12)
     if p != 2:  # the largest value over the vertices is the largest of all
         assert (ends(5, p, eps) @ g).max().item() == pytest.approx(height.item(), rel=1e-12)
 
@@ -347,7 +346,8 @@ def test_the_radius_of_equal_volume_is_its_limit_times_a_factor_that_falls_to_1(
     assert (factor.diff() < 0).all()
     assert (factor > 1).all()
     assert factor[-1] - 1 < 1e-4
-    assert (factor <= torch.exp(torch.log(math.pi * d) / (2 * d) + 1 / (6 * d * d))).all()  # Stirling
+    stirling = torch.exp(torch.log(math.pi * d) / (2 * d) + 1 / (6 * d * d))
+    assert (factor <= stirling * (1 + EXACT)).all()
     torch.testing.assert_close(radius(d, 0.3), 0.3 * radius(d, 1.0))
 
 
@@ -364,9 +364,9 @@ def test_a_ball_of_that_radius_has_the_volume_of_the_cube(d):
     assert share * (2 * r) ** d == pytest.approx((2 * eps) ** d, abs=2.5 / math.sqrt(n) * (2 * r) ** d)
 
 
-def test_the_two_networks_used_here_are_not_constant():
-    """Or the statements above would hold for lack of anything to attack."""
+def test_there_was_something_to_attack_above():
     model, x, _, ball = problem(0, shape=(2,), n=6, eps=0.2)
     y = model(x).argmax(1)
     assert 0 < survivors(model, x, y, ball, usable(math.inf)).sum() < 6
-    assert models.mlp([2, 3])(x.float()).std() > 0
+    W, b, model, x, y = linear_model(0, 4)
+    assert 0 < linear.certified(W, b, x, y, Ball(math.inf, 0.1, BOX)).sum() < len(x)
