@@ -6,6 +6,7 @@ import math
 import operator
 import pkgutil
 import re
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pytest
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import adv_lib
-from adv_lib import data, evaluation, linear, models, plots, training, widgets
+from adv_lib import attacks, data, evaluation, linear, losses, models, plots, training, widgets
 from adv_lib.threat import Ball
 from adv_lib.widgets import Control
 
@@ -21,6 +22,7 @@ NAN, INF = math.nan, math.inf
 w, b, x, y = torch.tensor([1.0, -2.0]), torch.tensor(0.5), torch.rand(4, 2), torch.tensor([1, -1, 1, 1])
 W, B, labels = torch.eye(3, 2), torch.zeros(3), torch.tensor([0, 1, 2, 0])
 ball, boxed = Ball(2, 0.1), Ball(2, 0.1, (0, 1))
+net, cube, eps = models.mlp([2, 4, 3]), Ball(INF, 0.1, (0, 1)), torch.linspace(0, 1, 3)
 tiny = data.Data(x, torch.tensor([0, 1, 0, 1]), x, torch.tensor([0, 1, 0, 1]))
 
 
@@ -43,14 +45,15 @@ def batches(method):
 
 def inputs_in_the_box(method):
     """The inputs x that every method of Ball with a box refuses."""
+    alone = method in ("sample", "at")
 
     def call(x_bad):
-        getattr(boxed, method)(*((x_bad,) if method == "sample" else (torch.ones(4, 2), x_bad)))
+        getattr(boxed, method)(*((x_bad,) if alone else (torch.ones(4, 2), x_bad)))
 
     name = f"threat.Ball.{method}"
     yield name, lambda: call(x + 1), "x must lie in the box [0, 1] from"
     yield name, lambda: call(with_entry(x, -0.01)), "x must lie in the box -0.01"
-    if method != "sample":
+    if not alone:
         yield name, lambda: call(with_entry(x, NAN)), "x must lie in the box nan"
         yield name, lambda: call(x[:3]), "x must match the batch (4, 2) (3, 2)"
         yield name, lambda: call(x.double()), "x must match the batch float32 float64"
@@ -117,6 +120,102 @@ def whole_sets(function):
     yield name, lambda: call(x=with_entry(x, NAN)), "finite NaN"
 
 
+def logits_and_labels(function):
+    """What every loss refuses."""
+    z, y, targeted = torch.rand(4, 3), labels, function in (losses.targeted, losses.targeted_all)
+    name = f"losses.{function.__name__}"
+
+    def call(z=z, y=y, targets=(labels + 1) % 3):
+        function(z, targets if function is losses.targeted_all else y, *([targets] if targeted else []))
+
+    yield name, lambda: call(z=z[0]), "logits (n, K) (3,)"
+    yield name, lambda: call(z=torch.rand(4, 1)), "logits (n, K) K ≥ (4, 1)"
+    yield name, lambda: call(z=(9 * z).long()), "logits int64"
+    which = "targets" if function is losses.targeted_all else "y"
+    yield name, lambda: call(**{which: labels + 1}), "labels from 0 to 2 1 to 3"
+    yield name, lambda: call(**{which: labels - 1}), "labels from 0 to 2 -1 to 1"
+    yield name, lambda: call(**{which: labels[:3]}), "labels (4,) (3,)"
+    yield name, lambda: call(**{which: labels[:, None]}), "labels (4,) (4, 1)"
+    yield name, lambda: call(**{which: labels.int()}), "int64 labels int32"
+    yield name, lambda: call(**{which: labels.float()}), "int64 labels float32"
+    if targeted:
+        yield name, lambda: call(targets=labels + 5), "from 0 to 2 5 to 7"
+        yield name, lambda: call(targets=labels[:2]), "(4,) (2,)"
+    if function is losses.targeted:
+        yield name, lambda: call(targets=labels), "targets differ labels both the same"
+
+
+def attacked(name, attack):
+    """What every attack refuses."""
+    climbs, image = name != "attacks.square", torch.rand(4, 2)
+
+    def call(model=net, x=x, y=labels, ball=cube, **options):
+        attack(model, x, y, ball, **options)
+
+    yield name, lambda: call(x=x + 1), "x must lie in the box [0, 1] from"
+    yield name, lambda: call(x=with_entry(x, -0.01)), "x must lie in the box -0.01"
+    yield name, lambda: call(x=with_entry(x, NAN)), "finite NaN"
+    yield name, lambda: call(x=with_entry(x, NAN), ball=Ball(INF, 0.1)), "finite NaN"
+    yield name, lambda: call(x=with_entry(x, INF), ball=Ball(INF, 0.1)), "finite infinity"
+    yield name, lambda: call(x=(9 * x).long()), "floating-point int64"
+    yield name, lambda: call(x=x[0]), "batch (n, *shape) (2,)"
+    yield name, lambda: call(x=x[:0], y=labels[:0]), "at least one sample"
+    yield name, lambda: call(ball=Ball(INF, torch.ones(3))), "eps 3 entries 4 samples"
+    yield name, lambda: call(ball=Ball(INF, -0.1)), "eps ≥ 0 -0.1"
+    for options, at in (({}, "y"), ({"y": labels}, "targets")):
+        which = partial(call, **options)
+        yield name, lambda f=which, at=at: f(**{at: labels + 1}), "labels from 0 to 2"
+        yield name, lambda f=which, at=at: f(**{at: labels - 1}), "labels from 0 to 2 -1"
+        yield name, lambda f=which, at=at: f(**{at: labels[:3]}), "labels (4,) (3,)"
+        yield name, lambda f=which, at=at: f(**{at: labels[:, None]}), "labels (4,) (4, 1)"
+        yield name, lambda f=which, at=at: f(**{at: labels.float()}), "int64 labels float32"
+    yield name, lambda: call(y=torch.tensor([1, -1, 1, 1])), "labels from 0 to 2 -1"
+    yield name, lambda: call(targets=labels), "targets differ labels both the same"
+    yield name, lambda: call(models.linear(2, 1)), "logits (4, K) K ≥ 2 (4, 1)"
+    yield name, lambda: call(lambda x: net(x)[:, 0]), "logits (4, K) (4,)"
+    yield name, lambda: call(lambda x: net(x)[:2]), "logits (4, K) (2, 3)"
+    yield name, lambda: call(lambda x: net(x) * NAN), "NaN infinite"
+    yield name, lambda: call(lambda x: net(x) / 0), "NaN infinite"
+    if not climbs:
+        return
+    margin, no_slope = losses.margin, "does not depend on x autograd"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y).mean()), "loss (n,) 4 ()"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:, None]), "loss (n,) 4 (4, 1)"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:2]), "loss (n,) 4 (2,)"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y) * NAN), "loss NaN"
+    yield name, lambda: call(loss=lambda z, y: torch.zeros(4)), no_slope
+    yield name, lambda: call(lambda x: torch.rand(4, 3)), no_slope
+    yield name, lambda: call(lambda x: net(x.detach())), no_slope
+    yield name, lambda: call(lambda x: net(image) - 0 * x.detach().sum()), no_slope
+    yield name, lambda: call(lambda x: net(x) + (x - x.detach()).abs().sqrt().sum()), "gradient NaN"
+
+
+def measured(name, function, *more):
+    """What every measure of robust accuracy refuses."""
+
+    def call(attack=attacks.fgsm, y=labels, ball=cube, **options):
+        function(net, x, y, ball, [attack], *more, **options)
+
+    yield name, lambda: call(y=labels[:3]), "inputs labels 4 3"
+    yield name, lambda: call(y=labels.float()), "int64 labels float32"
+    yield name, lambda: call(y=labels + 1), "labels from 0 to 2"
+    yield name, lambda: call(batch_size=0), "batch_size ≥ 1 0"
+    yield name, lambda: call(batch_size=-1), "batch_size ≥ 1 -1"
+    yield name, lambda: call(ball=Ball(INF, -0.1)), "eps ≥ 0 -0.1"
+    yield name, lambda: call(lambda *_: 0.2 * torch.ones_like(_[1])), "outside Ball"
+    yield (
+        name,
+        lambda: call(lambda *_: torch.zeros(len(_[1]), 1), ball=Ball(INF, 0.1)),
+        "outside Ball 1)",
+    )
+    yield name, lambda: call(lambda *_: NAN * _[1]), "finite NaN"
+    yield name, lambda: call(partial(attacks.pgd, steps=-1)), "steps ≥ 0 -1"
+
+
+def along(x=x[:1], y=labels[:1], directions=(x[1:2],), distances=(eps,), **options):
+    return evaluation.loss_along(net, x, y, directions, *distances, **options)
+
+
 def fit(data=(x, y), inner=lambda m, x, y: m(x).squeeze(1), epochs=1, lr=0.1, **options):
     return next(training.fit(models.linear(2, 1), data, inner, epochs=epochs, lr=lr, **options))
 
@@ -141,9 +240,37 @@ def table():
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, 0)), "box lo < hi"
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, NAN)), "box lo < hi nan"
     yield "threat.Ball", lambda: Ball(2, 0.1, (-INF, 1)), "box lo < hi inf"
-    for method in ("support", "argmax", "project", "contains", "sample"):
+    for method in ("support", "argmax", "project", "contains", "sample", "at"):
         yield from batches(method)
         yield from inputs_in_the_box(method)
+
+    for function in (losses.cross_entropy, losses.log_odds, losses.margin, losses.dlr):
+        yield from logits_and_labels(function)
+    yield from logits_and_labels(losses.targeted)
+    yield from logits_and_labels(losses.targeted_all)
+    yield "losses.dlr", lambda: losses.dlr(torch.rand(4, 2), labels % 2), "K ≥ 3 (4, 2)"
+
+    yield from attacked("attacks.fgsm", attacks.fgsm)
+    for keep in ("best", "first", "last"):
+        yield from attacked("attacks.pgd", partial(attacks.pgd, steps=3, keep=keep))
+    yield from attacked("attacks.apgd", partial(attacks.apgd, steps=3))
+    yield from attacked("attacks.square", partial(attacks.square, queries=5))
+    name, pgd = "attacks.pgd", partial(attacks.pgd, net, x, labels, cube)
+    yield name, lambda: pgd(steps=-1), "steps ≥ 0 -1"
+    yield name, lambda: pgd(restarts=0), "restarts ≥ 1 0"
+    yield name, lambda: pgd(keep="all"), "best first last 'all'"
+    yield name, lambda: pgd(keep=None), "best first last None"
+    for size in (0, -0.1, NAN, INF):
+        yield name, lambda size=size: pgd(step_size=size), f"step_size > 0 {size}"
+    name, apgd = "attacks.apgd", partial(attacks.apgd, net, x, labels, cube)
+    yield name, lambda: apgd(steps=0), "steps ≥ 1 0"
+    yield name, lambda: apgd(restarts=0), "restarts ≥ 1 0"
+    name, square = "attacks.square", partial(attacks.square, net, x, labels)
+    yield name, lambda: square(ball), "p = inf 2"
+    yield name, lambda: square(Ball(1, 0.1)), "p = inf 1"
+    yield name, lambda: square(cube, queries=0), "queries ≥ 1 0"
+    for share in (0, -1, 1.1, NAN):
+        yield name, lambda share=share: square(cube, share=share), f"share ≤ 1 {share}"
 
     yield "data.load", lambda: data.load("imagenet"), "unknown 'imagenet' digits mnist cifar10"
     yield "data.load", lambda: data.load(None), "unknown None digits"
@@ -155,6 +282,13 @@ def table():
     yield "models.mlp", lambda: models.mlp([]), "input output []"
     yield "models.mlp", lambda: models.mlp([3]), "input output [3]"
     yield "models.mlp", lambda: models.mlp([3, 0, 2]), "at least 1 [3, 0, 2]"
+    name = "models.convnet"
+    yield name, lambda: models.convnet((1, 6, 8), 3), "(C, H, W) divisible by 4 (1, 6, 8)"
+    yield name, lambda: models.convnet((1, 8, 10), 3), "divisible by 4 (1, 8, 10)"
+    yield name, lambda: models.convnet((8, 8), 3), "(C, H, W) (8, 8)"
+    yield name, lambda: models.convnet((0, 8, 8), 3), "(C, H, W) (0, 8, 8)"
+    yield name, lambda: models.convnet((1, 0, 8), 3), "(C, H, W) (1, 0, 8)"
+    yield name, lambda: models.convnet((1, 8, 8), 0), "at least one class 0"
 
     yield (
         "linear.weights",
@@ -189,6 +323,39 @@ def table():
     yield "training.fit", lambda: fit(lr=NAN), "lr > 0 nan"
     yield "training.fit", lambda: fit(batch_size=0), "batch_size ≥ 1 =0"
 
+    yield "training.reference", lambda: training.reference("best", tiny), "standard robust 'best'"
+    yield "training.reference", lambda: training.reference(None, tiny), "standard robust None"
+    yield (
+        "training.reference",
+        lambda: training.reference("robust", data.binary(tiny, 0, 1)),
+        "labels -1",
+    )
+
+    for name in ("survivors", "robust_accuracy"):
+        yield from measured(f"evaluation.{name}", getattr(evaluation, name))
+        empty = partial(getattr(evaluation, name), net, x[:0], labels[:0], cube)
+        yield f"evaluation.{name}", empty, "at least one 0 and 0"
+    name, curve = "evaluation.robust_accuracy_curve", evaluation.robust_accuracy_curve
+    yield from measured(name, curve, [0.1])
+    curve = partial(curve, net, x, labels, cube, [attacks.fgsm])
+    yield name, lambda: curve([0.2, 0.1]), "radii increasing [0.2, 0.1]"
+    yield name, lambda: curve([-0.1, 0.1]), "eps ≥ 0 -0.1"
+    yield name, lambda: curve([0.1, NAN]), "eps finite nan"
+    name = "evaluation.loss_along"
+    yield name, lambda: along(x=x, y=labels), "one sample 4"
+    yield name, lambda: along(x=x[:0], y=labels[:0]), "one sample 0"
+    yield name, lambda: along(distances=()), "as many distances as directions 0 and 1"
+    yield name, lambda: along(directions=()), "as many distances as directions 1 and 0"
+    yield name, lambda: along(directions=(torch.ones(1, 3),)), "directions (1, 2) (1, 3)"
+    yield name, lambda: along(directions=(torch.ones(2, 2),)), "directions (1, 2) (2, 2)"
+    yield name, lambda: along(directions=(torch.ones(1, 2, dtype=torch.float64),)), "directions float"
+    yield name, lambda: along(distances=(torch.tensor(1.0),)), "distances (t,) ()"
+    yield name, lambda: along(distances=(torch.ones(2, 2),)), "distances (t,) (2, 2)"
+    yield name, lambda: along(y=labels[:2]), "one sample label 2"
+    yield name, lambda: along(y=labels[:1] + 9), "labels from 0 to 2 9"
+    mean = partial(nn.functional.cross_entropy)
+    yield name, lambda: along(loss=mean), "loss one ()"
+
     yield "evaluation.rate", lambda: evaluation.rate(torch.zeros(0, dtype=torch.bool)), "non-empty (0,)"
     yield "evaluation.rate", lambda: evaluation.rate(torch.tensor([0.0, 1.0])), "boolean float32"
     yield "evaluation.rate", lambda: evaluation.rate(torch.tensor([[True]])), "(n,) (1, 1)"
@@ -211,10 +378,13 @@ TABLE = list(table())
 
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
+    "attacks.Iterate",
     "data.Data",
     "evaluation.Rate",
     "linear.logistic",
+    "models.evaluating",
     "plots.use_style",
+    "threat.Region",
     "training.Epoch",
     "widgets.Control",
     "widgets.Slider",
