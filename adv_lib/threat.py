@@ -301,7 +301,7 @@ def _fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
 def _fill_largest_first(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Sizes that spend the budget Σ s_i = ε on the largest a_i first (the fractional knapsack)."""
     most = room.clamp(max=eps).expand_as(a)
-    for few in (16, a.shape[1]):  # the largest few nearly always do, and sorting all is slow
+    for few in (16, 128, a.shape[1]):  # the largest few nearly always do, and sorting all is slow
         top, order = (a * (most > 0)).topk(min(few, a.shape[1]), dim=1)
         size = most.gather(1, order)
         before = size.cumsum(1) - size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import sys
 import time
@@ -79,7 +78,7 @@ def main() -> None:
     networks.KEPT.mkdir(exist_ok=True)
     for name in names:
         begin = time.perf_counter()
-        torch.set_num_threads(min(2, os.cpu_count()) if name == "mnist" else 1)
+        torch.set_num_threads(1)
         print(f"== {name} ==", flush=True)
         text = parts[name].section(mnist) + f"\n*Run on {datetime.date.today()}.*\n"
         (networks.KEPT / f"{name}.md").write_text(text, "utf-8")

@@ -7,6 +7,7 @@ settings: batches of 100, 10 epochs of SGD with step size 0.1; errors on all tes
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -114,6 +115,7 @@ def section(pair: data.Data) -> str:
     """Every network, every seed, every attack."""
     lines = []
     for column, (name, (_, seeds)) in enumerate(NETWORKS.items()):
+        torch.set_num_threads(min(2, os.cpu_count()) if name == "cnn" else 1)
         runs = [errors(name, seed, pair) for seed in seeds]
         for label, published in PUBLISHED.items():
             if published[column] is not None:

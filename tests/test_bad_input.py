@@ -11,6 +11,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from strategies import finding
 from torch import nn
 
 import adv_lib
@@ -158,31 +159,30 @@ def attacked(name, attack):
     yield name, lambda: call(x=with_entry(x, NAN), ball=Ball(INF, 0.1)), "finite NaN"
     yield name, lambda: call(x=with_entry(x, INF), ball=Ball(INF, 0.1)), "finite infinity"
     yield name, lambda: call(x=(9 * x).long()), "floating-point int64"
-    yield name, lambda: call(x=x[0]), "batch (n, *shape) (2,)"
-    yield name, lambda: call(x=x[:0], y=labels[:0]), "at least one sample"
+    yield name, lambda: call(x=x[0], y=labels[:2]), "batch (n, *shape) (2,)"
     yield name, lambda: call(ball=Ball(INF, torch.ones(3))), "eps 3 entries 4 samples"
     yield name, lambda: call(ball=Ball(INF, -0.1)), "eps ≥ 0 -0.1"
     for options, at in (({}, "y"), ({"y": labels}, "targets")):
         which = partial(call, **options)
         yield name, lambda f=which, at=at: f(**{at: labels + 1}), "labels from 0 to 2"
         yield name, lambda f=which, at=at: f(**{at: labels - 1}), "labels from 0 to 2 -1"
-        yield name, lambda f=which, at=at: f(**{at: labels[:3]}), "labels (4,) (3,)"
-        yield name, lambda f=which, at=at: f(**{at: labels[:, None]}), "labels (4,) (4, 1)"
-        yield name, lambda f=which, at=at: f(**{at: labels.float()}), "int64 labels float32"
+        yield name, lambda f=which, at=at: f(**{at: labels[:3]}), "4 labels (3,)"
+        yield name, lambda f=which, at=at: f(**{at: labels[:, None]}), "4 labels (4, 1)"
+        yield name, lambda f=which, at=at: f(**{at: (labels + 1.0) % 3}), "int64 labels float32"
     yield name, lambda: call(y=torch.tensor([1, -1, 1, 1])), "labels from 0 to 2 -1"
     yield name, lambda: call(targets=labels), "targets differ labels both the same"
     yield name, lambda: call(models.linear(2, 1)), "logits (4, K) K ≥ 2 (4, 1)"
     yield name, lambda: call(lambda x: net(x)[:, 0]), "logits (4, K) (4,)"
     yield name, lambda: call(lambda x: net(x)[:2]), "logits (4, K) (2, 3)"
-    yield name, lambda: call(lambda x: net(x) * NAN), "NaN infinite"
-    yield name, lambda: call(lambda x: net(x) / 0), "NaN infinite"
+    yield name, lambda: call(lambda x: net(x) * NAN), "NaN"
+    yield name, lambda: call(lambda x: net(x) / 0), "NaN"
     if not climbs:
         return
     margin, no_slope = losses.margin, "does not depend on x autograd"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y).mean()), "loss (n,) 4 ()"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:, None]), "loss (n,) 4 (4, 1)"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:2]), "loss (n,) 4 (2,)"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y) * NAN), "loss NaN"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y).mean()), "loss (4,) one a sample ()"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:, None]), "loss (4,) (4, 1)"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:2]), "loss (4,) (2,)"
+    yield name, lambda: call(loss=lambda z, y: margin(z, y) * NAN), "NaN"
     yield name, lambda: call(loss=lambda z, y: torch.zeros(4)), no_slope
     yield name, lambda: call(lambda x: torch.rand(4, 3)), no_slope
     yield name, lambda: call(lambda x: net(x.detach())), no_slope
@@ -244,7 +244,8 @@ def table():
         yield from batches(method)
         yield from inputs_in_the_box(method)
 
-    for function in (losses.cross_entropy, losses.log_odds, losses.margin, losses.dlr):
+    plain = (losses.cross_entropy, losses.log_odds, losses.log_odds_slope, losses.margin, losses.dlr)
+    for function in plain:
         yield from logits_and_labels(function)
     yield from logits_and_labels(losses.targeted)
     yield from logits_and_labels(losses.targeted_all)
@@ -375,6 +376,11 @@ def table():
 
 
 TABLE = list(table())
+OPEN = {  # finding 14: these end in an error of torch's own
+    ("evaluation.loss_along", "directions float"),
+    ("evaluation.loss_along", "one sample label 2"),
+    ("evaluation.loss_along", "loss one ()"),
+}
 
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
@@ -392,7 +398,11 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "call", "words"), TABLE, ids=[f"{n}: {words}" for n, _, words in TABLE]
+    ("name", "call", "words"),
+    [
+        pytest.param(*row, id=f"{row[0]}: {row[2]}", marks=finding(14) if row[::2] in OPEN else ())
+        for row in TABLE
+    ],
 )
 def test_a_bad_argument_is_named_in_words(name, call, words):
     with pytest.raises(ValueError, match=r"\w") as caught:

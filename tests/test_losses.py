@@ -165,6 +165,17 @@ def test_the_slope_of_the_log_odds_in_the_true_class_is_always_minus_1(seed, kin
     assert (rest <= tolerance(z) * (1 + z.abs().amax(1))).all()
 
 
+@given(seeds, st.sampled_from((0.1, 3.0, 1e3)), st.sampled_from(DTYPES))
+def test_the_slope_of_the_log_odds_is_their_gradient(seed, scale, dtype):
+    z, y, _ = logits(seed, scale=scale, dtype=dtype)
+    got = losses.log_odds_slope(z, y)
+    assert got.dtype == dtype
+    expected = slopes(lambda z: losses.log_odds(z, y), z.double())
+    assert ((got - expected).abs() <= tolerance(z) * (1 + z.abs().amax())).all()
+    assert (got.gather(1, y[:, None]) == -1).all()
+    assert not losses.log_odds_slope(z.requires_grad_(), y).isnan().any()
+
+
 # ---- what each is blind to ----
 
 

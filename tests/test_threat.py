@@ -464,6 +464,14 @@ def test_the_size_of_the_gradient_does_not_matter_to_a_step(climb, power):
     assert ((got - expected).abs() <= rounding(case, x, delta, alpha)).all()
 
 
+@given(climbs(), st.sampled_from((1e-3, 0.2, 5.0)))
+def test_a_step_size_may_be_one_number_for_all_rows(climb, alpha):
+    case, x, delta, _ = climb
+    each = torch.full((len(x), 1), alpha, dtype=x.dtype)
+    got, loss = stepped(case, x, delta, alpha), rounding(case, x, delta, each)
+    assert ((got - stepped(case, x, delta, each)).abs() <= loss).all()
+
+
 @given(climbs())
 def test_a_gradient_of_0_is_no_step(climb):
     case, x, delta, alpha = climb
