@@ -68,8 +68,8 @@ class Ball:
     def argmax(self, w: Tensor, x: Tensor | None = None) -> Tensor:
         """A maximiser of ⟨w, δ⟩ over δ ∈ Δ(x): the direction of steepest ascent in this ball's norm.
 
-        Without a box: ε sign(w) for p = ∞, ε w/‖w‖₂ for p = 2, and for p = 1 all of ε on the first
-        largest entry of |w|. With one, no coordinate moves further than the box lets it.
+        Without a box: ε sign(w) for p = ∞, ε w/‖w‖₂ for p = 2, and for p = 1 all of ε on a largest
+        entry of |w|. With one, no coordinate moves further than the box lets it.
 
         w: (n, *shape).  x: like w.  Returns δ like w; it is 0 wherever w is 0.
         """
@@ -267,13 +267,13 @@ def _shrink(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
 
 
 def _to_length(v: Tensor, length: Tensor) -> Tensor:
-    """Every row of v scaled to this ‖·‖₂; a row of 0 stays."""
+    """Every row of v scaled, in place, to this ‖·‖₂; a row of 0 stays."""
     tiny = torch.finfo(v.dtype).tiny
     norm = vector_norm(v, dim=1, keepdim=True)
-    if not (1e4 * tiny**0.5 < norm.min() and norm.max() < math.inf):  # squares under- or overflow
+    if not ((1e4 * tiny**0.5 < norm) & (norm < math.inf)).all():  # squares under- or overflow
         v = v / v.abs().amax(1, keepdim=True).clamp(min=tiny)
         norm = vector_norm(v, dim=1, keepdim=True).clamp(min=1)
-    return v * (length / norm)
+    return v.mul_(length / norm)
 
 
 def _fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:

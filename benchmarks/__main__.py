@@ -75,10 +75,10 @@ def main() -> None:
         mnist = data.load("mnist")
     except RuntimeError as error:
         sys.exit(f"the benchmarks need MNIST: {error}")
+    torch.set_num_threads(1)  # two wait for each other when anything else runs
     networks.KEPT.mkdir(exist_ok=True)
     for name in names:
         begin = time.perf_counter()
-        torch.set_num_threads(1)
         print(f"== {name} ==", flush=True)
         text = parts[name].section(mnist) + f"\n*Run on {datetime.date.today()}.*\n"
         (networks.KEPT / f"{name}.md").write_text(text, "utf-8")

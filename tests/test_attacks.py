@@ -519,6 +519,14 @@ def test_keeping_the_first_asks_for_each_sample_until_it_breaks_and_no_longer(p)
     assert [len(x) for x, _, _ in witness.asked] == [40, *standing[:-1].sum(1).tolist()]
 
 
+@pytest.mark.parametrize("attack", [RUNS["pgd first"], RUNS["square"]], ids=["pgd first", "square"])
+def test_a_tie_counts_as_broken(attack):
+    _, x, y, ball = problem()
+    witness = Witness(lambda x: torch.tensor([[2.0, 2.0, 2.0]]) + 0 * x[:, :1])
+    attack(witness, x, y, ball)
+    assert [len(x) for x, _, _ in witness.asked] == [6]
+
+
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_when_all_samples_are_broken_the_model_is_asked_no_more(restarts):
     inputs = right(eps=5.0, box=None)
@@ -712,17 +720,20 @@ def algorithm_1(f, slope, x, eps, steps, box, marks):
     return torch.stack(points)
 
 
-@pytest.mark.parametrize("box", [None, BOX])
-def test_apgd_is_algorithm_1_of_the_paper(box):
-    """On a curved loss with many hills; 50 steps, where the checkpoints are the paper's."""
-    waves = entries((6, 4), 1, "plain") * 3
+# on these a sample rises in exactly 3/4 of the steps, and one stays at its record without halving
+@pytest.mark.parametrize(
+    ("steep", "eps", "seed", "box"),
+    [(1, 0.4, 3, None), (3, 0.4, 1, None), (1, 0.4, 3, BOX), (10, 0.1, 3, BOX)],
+)
+def test_apgd_is_algorithm_1_of_the_paper(steep, eps, seed, box):
+    """On a curved loss with many hills."""
+    waves = entries((6, 4), seed, "plain") * steep
 
     def model(x):
         f = torch.sin(x.flatten(1) @ waves.T).sum(1) + torch.cos(5 * x.flatten(1)).sum(1)
         return torch.stack([-f, torch.zeros_like(f)], 1)
 
-    x = problem(shape=(4,), n=8, box=box).x
-    y, eps = torch.zeros(8, dtype=torch.int64), 0.4
+    x, y = problem(shape=(4,), n=8, box=box).x, torch.zeros(8, dtype=torch.int64)
     seen = watched(attacks.apgd, model, x, y, Ball(math.inf, eps, box), steps=50)[1]
     visited = torch.stack([i.delta for i in seen])
 
@@ -795,6 +806,14 @@ def test_square_returns_the_best_of_all_it_asked_about(shape):
     tried, leads, delta, _ = asked_by_square(shape, queries=60)
     for i in range(4):
         assert torch.allclose(tried[leads[:, i].argmax(), i], delta[i], rtol=0, atol=1e-12)
+
+
+def test_square_keeps_what_it_has_until_the_lead_grows():
+    _, x, _, ball = problem()
+    witness = Witness(lambda x: torch.tensor([[2.0, 1.0, 1.0]]) + 0 * x[:, :1])
+    delta = attacks.square(witness, x, torch.zeros(6, dtype=torch.int64), ball, queries=30)
+    assert len(witness.asked) >= 30
+    assert torch.equal(x + delta, witness.asked[0][0])
 
 
 @pytest.mark.parametrize("shape", [(8,), (4, 6), (5, 7, 7)])
