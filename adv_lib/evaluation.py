@@ -149,20 +149,22 @@ def loss_along(
     x: (1, *shape), y: (1,), directions u: each (1, *shape); distances: one vector for each direction.
     Returns a tensor of shape (len(distances[0]), len(distances[1]), …).
     """
-    if len(x) != 1 or not distances or len(directions) != len(distances):
+    if len(x) != 1 or y.shape != (1,) or not distances or len(directions) != len(distances):
         raise ValueError(
-            "expected one sample and as many distances as directions, at least one, "
-            f"got {len(x)}, {len(distances)} and {len(directions)}"
+            "expected one sample, its label (1,), and as many distances as directions, at least one, "
+            f"got {len(x)}, {tuple(y.shape)}, {len(distances)} and {len(directions)}"
         )
-    if any(u.shape != x.shape for u in directions) or any(t.ndim != 1 for t in distances):
-        raise ValueError(
-            f"expected directions {tuple(x.shape)} and distances (t,), got "
-            f"{[tuple(u.shape) for u in directions]} and {[tuple(t.shape) for t in distances]}"
-        )
+    if any(u.shape != x.shape or u.dtype != x.dtype for u in directions):
+        found = [f"{u.dtype} {tuple(u.shape)}" for u in directions]
+        raise ValueError(f"expected directions like x, {x.dtype} {tuple(x.shape)}, got {found}")
+    if any(t.ndim != 1 for t in distances):
+        raise ValueError(f"expected distances (t,), got {[tuple(t.shape) for t in distances]}")
     grid = torch.cartesian_prod(*distances).reshape(-1, len(distances)).to(x)
     moves = grid @ torch.cat([u.reshape(1, -1) for u in directions])
     with evaluating(model), torch.no_grad():
         values = loss(model(x + moves.reshape(-1, *x.shape[1:])), y.expand(len(grid)))
+    if values.shape != (len(grid),):
+        raise ValueError(f"expected a loss with one number a sample, got {tuple(values.shape)}")
     return values.reshape([len(t) for t in distances])
 
 

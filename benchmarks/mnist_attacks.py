@@ -66,7 +66,7 @@ take {within:.0f} point.
 Where a network is so sure that its probability of the true class rounds to 1 in float32, the
 cross-entropy's gradient loses the term of that class. The log-odds keep it, and so does float64:
 
-| network, first seed | test images with probability 1 | FGSM error, cross-entropy | the same in float64 | log-odds |
+| first seed's network | rounds to 1 | FGSM by cross-entropy | the same in float64 | FGSM by log-odds |
 |---|---|---|---|---|
 {sure}
 """

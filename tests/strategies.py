@@ -18,11 +18,6 @@ from adv_lib.threat import Ball
 theorem = pytest.mark.theorem
 
 
-def finding(number: int, **how):
-    """The test is right and adv_lib is not yet: finding `number` of the list."""
-    return pytest.mark.xfail(strict=True, reason=f"finding {number}", **how)
-
-
 ORDERS = (1, 2, math.inf)
 DTYPES = (torch.float32, torch.float64)
 SHAPES = ((1,), (2,), (8,), (4, 6), (5, 7, 7))

@@ -48,6 +48,33 @@ OPEN = {
     ),
 }
 
+
+def own(z, y):
+    return z.gather(1, y[:, None]).squeeze(1)
+
+
+def rivals(z, y):
+    return z.scatter(1, y[:, None], -INF)
+
+
+OPEN["attacks.scaled"] = (
+    [
+        lambda z, y: rivals(z, y).logsumexp(1) - own(z, y),
+        lambda z, y: rivals(z, y).amax(1) - own(z, y),
+    ],
+    [
+        (3, "expected a function"),
+        (torch.nn.functional.cross_entropy, "one number a sample"),
+        (lambda z, y: torch.nn.functional.cross_entropy(z, y, reduction="none"), "has saturated"),
+        (lambda z, y: -own(z.softmax(1), y), "Probabilities saturate"),
+        (lambda z, y: 1 - own(z.softmax(1), y), "Probabilities saturate"),
+        (lambda z, y: own(z, y) - rivals(z, y).amax(1), "turn the sign around"),
+        (lambda z, y: (rivals(z, y).amax(1) - own(z, y)).clamp(min=0), "no gradient when z_y leads"),
+        (lambda z, y: -own(z, y), "nearest to overtaking"),
+        (lambda z, y: z.sum(1) - 2 * own(z, y), "nearest to overtaking"),
+    ],
+)
+
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
 each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)

@@ -14,7 +14,6 @@ from strategies import (
     Case,
     cases,
     entries,
-    finding,
     inputs,
     orders,
     seeded,
@@ -95,18 +94,14 @@ def test_without_a_box_the_support_function_is_the_dual_norm(case):
     )
 
 
-def test_ties_go_to_the_first_of_the_largest_entries():
-    w = torch.tensor([[1.0, -2.0, 2.0]])
-    assert Ball(1, 0.5).argmax(w).tolist() == [[0.0, -0.5, 0.0]]
-
-
-@finding(16)
 @given(seeds, st.integers(1, 40))
-def test_so_do_the_ties_of_any_row(seed, d):
+def test_of_equally_large_entries_one_gets_everything(seed, d):
     w = entries((3, d), seed, "ties")
     for row, delta in zip(w, Ball(1, 0.5).argmax(w), strict=True):
-        largest = (row.abs() == row.abs().max()).nonzero()[0]
-        assert not row.any() or delta.nonzero().squeeze(1).tolist() == largest.tolist()
+        moved = delta.nonzero().squeeze(1)
+        assert len(moved) == int(row.any())
+        assert (row[moved].abs() == row.abs().max()).all()
+        assert (delta[moved] == 0.5 * row[moved].sign()).all()
 
 
 # ---- the nearest point ----
@@ -436,14 +431,6 @@ def test_what_is_added_in_a_step_of_p_2_never_points_against_the_gradient(climb)
     slack = tolerance(delta) * (rows(case.v).abs() * (rows(delta).abs() + 1)).sum(1)
     assert (along.sum(1) >= -slack).all()
     assert (moved.norm(dim=1) <= alpha.squeeze(1) * (1 + 1e-5) + tolerance(delta) * 10).all()
-
-
-@finding(11)
-def test_no_step_of_p_2_goes_against_the_gradient():
-    """As ⟨g, P(δ + αg) − δ⟩ ≥ ‖P(δ + αg) − δ‖²/α says of an exact projection; δ is nearly best."""
-    x, delta, g = (torch.tensor([v], dtype=torch.float64) for v in ([0.75, 0.5], [0.25, 0], [1, 0.01]))
-    moved = Ball(2, 0.25, BOX).at(x).step(delta, g, torch.full((1, 1), 0.1, dtype=torch.float64)) - delta
-    assert (g * moved).sum() >= 0
 
 
 @given(climbs(kinds=("plain", "ties", "sparse")), st.sampled_from((-10, -3, 3, 10)))

@@ -24,6 +24,8 @@ worst_over_attacks = Numbers(
     mistakes={
         "All together means per image: one counts as robust only if none of the three breaks it. "
         "Attacks B and C break images that A does not.": (0.6, 0.6, 0.6, 0.6),
+        "Two slips: all together means per image, 0.4; and the truth cannot be larger than that, since "
+        "each broken image is a fact.": (0.6, 0.6, 0.6, 1.0),
         "The true robust accuracy cannot be larger than what is left after all attacks: each broken "
         "image is a fact.": (0.6, 0.6, 0.4, 1.0),
         "You gave the shares of broken images. Robust accuracy is the share of the others.": (
@@ -64,6 +66,7 @@ steepest = Numbers(
             1.2,
             3.6,
         ),
+        "You left out ε: the whole budget is 0.6, not 1.": (0.0, -1.0, 0.0, 3.0, 6.0),
         "The two gains are exchanged: p = 1 goes with ‖g‖_∞, p = ∞ with ‖g‖₁.": (
             0.0,
             -0.6,
@@ -118,6 +121,10 @@ def _inside(delta: Tensor, eps: float) -> Tensor:
 class _Attack(Code):
     """A function whose first argument is a model, which must come out as it went in."""
 
+    def _diagnosis(self, answer: Callable) -> str:
+        told = super()._diagnosis(answer)
+        return told if told in self.mistakes else f"{told} (The model is cases[0][0] of this check.)"
+
     def examine(self, answer: Callable) -> str | None:
         complaint = super().examine(answer)
         if complaint is not None:
@@ -160,6 +167,9 @@ fgsm = _Attack(
             lambda model, x, y, eps: (x - _signs(model, x, y, eps)).clamp(0, 1) - x
         ),
         "x + δ leaves [0, 1]: clip it, then subtract x.": _signs,
+        "You went downhill, and x + δ leaves [0, 1]: add the sign, clip x + δ, subtract x.": (
+            lambda model, x, y, eps: -_signs(model, x, y, eps)
+        ),
         "You clipped δ to [0, 1]. The image x + δ must stay in [0, 1]; δ may be negative.": (
             lambda model, x, y, eps: _signs(model, x, y, eps).clamp(0, 1)
         ),
@@ -250,6 +260,9 @@ pgd = _Attack(
         "You divided by one length for the whole batch. Every row has its own.": _with("batch"),
         "You did not project: after enough steps δ is outside the ball.": _with("free"),
         "Your projection moves rows that are inside out to the edge.": _with("edge"),
+        "You returned x + δ. The attacks of this book return δ.": (
+            lambda model, x, *rest: x + _ascend(model, x, *rest)
+        ),
         "You took the sign of the gradient, which is the step for the ℓ∞ ball.": _with("sign"),
     },
     praise="linearise, step, project, and again.",
@@ -317,15 +330,23 @@ class _Sharp(Exercise):
         if left <= truth + 0.03:
             return None
         told = f"PGD with your loss leaves {left:.1%}; the truth, by a closed form, is {truth:.1%}."
-        likely = torch.softmax(z, 1).gather(1, y[:3, None]).squeeze(1)
-        if torch.allclose(value, cross_entropy(z, y[:3], reduction="none"), atol=1e-5):
+        mild = z / z.abs().max()  # where nothing saturates, functions can be told apart
+        guess, likely = answer(mild.clone(), y[:3]), mild.softmax(1).gather(1, y[:3, None]).squeeze(1)
+        if torch.allclose(guess, cross_entropy(mild, y[:3], reduction="none"), atol=1e-5):
             return f"{told} That is the cross-entropy, which has saturated: its gradients are 0 here."
-        if torch.allclose(value, -likely, atol=1e-5) or torch.allclose(value, 1 - likely, atol=1e-5):
+        if any(torch.allclose(guess, known - likely, atol=1e-5) for known in (0, 1)):
             return f"{told} Probabilities saturate even earlier than their logarithm: use the logits."
-        better = z.scatter_add(1, y[:3, None], torch.ones(3, 1))
-        if (answer(better, y[:3]) > value).all():
+        moved = z.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(answer(moved, y[:3]).sum(), moved)
+        own = slope.gather(1, y[:3, None]).squeeze(1)
+        if (own > 0).any():
             return f"{told} Your loss grows when z_y grows: turn the sign around."
-        return f"{told} Does your loss still have a gradient when z_y leads by a hundred?"
+        if (slope == 0).all():
+            return f"{told} Your loss has no gradient when z_y leads by a hundred, as it does here."
+        return (
+            f"{told} Your gradient is alive, but does it point towards the rival that is nearest to "
+            "overtaking?"
+        )
 
 
 scaled = _Sharp()
