@@ -596,7 +596,7 @@ def inputs_like(n, d, seed, box):
     return problem(seed, shape=(d,), n=n, box=box).x
 
 
-CLIMBS = {
+AT_FULL_LENGTH = {
     "pgd": attacks.pgd,
     "pgd last": partial(attacks.pgd, keep="last"),
     "apgd": attacks.apgd,
@@ -613,12 +613,12 @@ def most_missed(name, p, box, possible):
 
 @pytest.mark.parametrize("box", [None, BOX])
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("name", CLIMBS)
+@pytest.mark.parametrize("name", AT_FULL_LENGTH)
 def test_on_a_linear_model_of_two_classes_the_worst_margin_is_reached(name, p, box):
     for seed, eps in enumerate((0.05, 0.3, 1.5)):
         W, b, model, x, y, ball = linear_problem(seed, p, eps, box, 2)
         clean = -losses.margin(model(x), y)
-        reached = -losses.margin(model(x + CLIMBS[name](model, x, y, ball)), y)
+        reached = -losses.margin(model(x + AT_FULL_LENGTH[name](model, x, y, ball)), y)
         exact = linear.margins(W, b, x, y, ball).amin(1)
         assert (reached - exact <= most_missed(name, p, box, clean - exact)).all()
         assert (reached - exact >= -1e-5).all()

@@ -386,6 +386,29 @@ def test_a_step_stays_in_the_set_and_in_the_box_without_any_tolerance(climb):
         assert_inside(case, delta)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", ORDERS)
+def test_no_rounding_of_many_steps_along_the_edge_leaves_the_box(p, dtype):
+    x = inputs((1000, 6), 0).to(dtype)
+    region, delta = Ball(p, 0.5, BOX).at(x), torch.zeros_like(x)
+    for seed in range(50):
+        delta = region.step(
+            delta, entries((1000, 6), seed, "plain").to(dtype), torch.full_like(x[:, :1], 0.3)
+        )
+        assert ((x + delta >= 0) & (x + delta <= 1)).all()
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_an_x_that_is_beyond_the_edge_by_rounding_can_only_move_inwards(p):
+    ulp = torch.finfo(torch.float32).eps
+    x = torch.tensor([[1 + 4 * ulp, -4 * ulp, 0.5]])
+    region = Ball(p, 0.1, BOX).at(x)
+    assert (region.low <= 0).all()
+    assert (region.high >= 0).all()
+    moved = region.step(torch.zeros_like(x), torch.tensor([[1.0, -1.0, 0.0]]), torch.full((1, 1), 0.1))
+    assert (moved == 0).all()
+
+
 @given(climbs())
 def test_a_step_of_p_1_and_infinity_is_the_projection_of_the_maximiser_over_a_smaller_ball(climb):
     case, x, delta, alpha = climb
