@@ -32,6 +32,7 @@ from .threat import Ball, Region
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[..., Tensor]
+SQUARE_STAGES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of all queries
 
 
 class Iterate(NamedTuple):
@@ -162,6 +163,8 @@ def apgd(
                 z, gradient = goal.climb(delta)
                 best.offer(goal, delta, z)
                 _report(callback, goal, restart, step, delta, z)
+                if step == steps:
+                    break
                 now = (goal.value(z)[:, None], delta, gradient)
                 rises += now[0] > value_before
                 record = _pick(now[0] > record[0], now, record)
@@ -238,9 +241,6 @@ def square(
             delta = part.region.project(tried[part.index])
             best.offer(part, delta, part.logits(delta))
         return goal.shaped(best.delta)
-
-
-SQUARE_STAGES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of all queries
 
 
 # ---- what the attacks share ----

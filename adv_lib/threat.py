@@ -209,8 +209,7 @@ class Region:
         """P(δ + v): v maximises ⟨gradient, v⟩ over ‖v‖_p ≤ α and does not leave the box.
 
         For p = 1 and ∞ that is exact. For p = 2 it is so up to the box: v maximises over the coordinates
-        that are not at the edge already and is cut where it meets the edge, which costs a tenth of the
-        exact maximiser and leaves attacks as strong.
+        that are not at the edge already and is cut where it meets the edge.
         alpha: a number or (n, 1).  Returns rows (n, d) in Δ(x).
         """
         if self.p == math.inf:  # each coordinate for itself, so one clipping does for both

@@ -81,7 +81,7 @@ class Witness:
 # ---- what is found is allowed ----
 
 
-@settings(max_examples=60)  # for each of the six attacks
+@settings(max_examples=40)  # for each of the six attacks
 @each_run
 @given(problems())
 def test_what_is_found_is_allowed_and_x_plus_delta_is_in_the_box_without_any_tolerance(attack, problem):
@@ -270,6 +270,17 @@ def test_the_answer_is_the_same_with_gradients_switched_off_and_the_switch_stays
         assert torch.is_grad_enabled() == enabled
     assert torch.equal(delta, expected)
     assert not delta.requires_grad
+
+
+@each_loss
+def test_inputs_and_labels_made_in_inference_mode_are_attacked_like_others(attack):
+    model, x, y, ball = problem()
+    expected = attack(model, x, y, ball, loss=losses.margin)
+    with torch.inference_mode():
+        x, y = x.clone(), y.clone()
+        assert x.is_inference()
+        assert torch.equal(attack(model, x, y, ball, loss=losses.margin), expected)
+    assert torch.equal(attack(model, x, y, ball, loss=losses.margin), expected)
 
 
 RANDOM = {name: RUNS[name] for name in ("pgd best", "pgd first", "pgd last", "apgd", "square")}
