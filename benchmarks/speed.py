@@ -89,8 +89,8 @@ TEXT = """## PGD: time and robust accuracy
 
 PGD with {steps} steps of ε/10 from δ = 0, in the box. A cell is the time as a ratio to the loop by hand
 and, in brackets, the robust accuracy. The loop by hand uses `torch.autograd.grad`, the cross-entropy and
-operations in place. It took {milliseconds} milliseconds. It takes part twice: what its second line
-differs from 1 is noise.
+operations in place. It took {milliseconds} milliseconds. It takes part twice, which shows the noise
+within the run. From one run to the next ratios move more, by 0.05 and sometimes 0.1 on a busy machine.
 
 {table}
 
