@@ -126,11 +126,11 @@ def robust_accuracy_curve(
             "expected radii in increasing order and as many inputs as labels, "
             f"got {list(radii)}, {len(x)} and {len(y)}"
         )
+    balls = [replace(ball, eps=eps) for eps in radii]  # a bad ε is named before the first attack
     alive, rates = torch.ones(len(x), dtype=torch.bool, device=x.device), []
-    for eps in radii:
+    for at in balls:
         left = alive.nonzero().squeeze(1)
         if len(left):
-            at = replace(ball, eps=eps)
             alive[left] = survivors(model, x[left], y[left], at, attacks, batch_size=batch_size)
         rates.append(rate(alive))
     return rates
