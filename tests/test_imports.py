@@ -8,7 +8,18 @@ import pytest
 import adv_lib
 
 PACKAGE = Path(adv_lib.__file__).parent
-ORDER = ["threat", "data", "models", "losses", "linear", "attacks", "bounds", "exact", "conjugates"]
+ORDER = [
+    "threat",
+    "data",
+    "models",
+    "losses",
+    "linear",
+    "attacks",
+    "relaxation",
+    "bounds",
+    "exact",
+    "conjugates",
+]
 ORDER += ["danskin", "training", "dent", "evaluation", "plots", "widgets", "checks"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 each = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

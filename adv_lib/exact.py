@@ -1,0 +1,321 @@
+"""The exact minimum of z_y − z_k over δ ∈ Δ(x), for p = ∞ and networks of `bounds.affine_pieces`.
+
+A ReLU is on or off. If we knew which, the network would be affine and one linear program would find the
+minimum; n unstable units leave up to 2ⁿ cases. Two programs search them: `mip` gives each unit a binary
+variable and leaves the search to a solver [Tjeng, Xiao & Tedrake 2019, eq. (6)]; `search` is our own
+branch and bound over linear programs.
+
+Both report lower ≤ minimum ≤ upper. `upper` is what an input reaches when it is sent through the
+network, `lower` is proved, in float64 (by `mip` to the solver's own tolerance). The minimum counts as
+known when they differ by at most TOLERANCE, in the units of the logits. A time limit can leave them
+further apart, but neither becomes wrong. All of it is about the network that has these weights in exact
+arithmetic; float32 rounds it, by about 1e-6 where logits are about 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from time import monotonic
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from . import attacks, bounds, losses
+from .models import evaluating
+from .relaxation import Array, Layer, Relaxation, relax
+from .threat import Ball
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """What is known of min z_y − z_k for every sample and class: margins ≤ minimum ≤ attained.
+
+    margins:  (n, K) float64, proved; +∞ at k = y.
+    attained: (n, K) float64, what an input in the ball reaches when it is sent through the network.
+    delta:    (n, K, *shape), that input minus x, rounded to x's type; 0 at k = y.
+    nodes:    (n, K), the linear programs that the search solved, or the nodes that the solver counts.
+    """
+
+    margins: Tensor
+    attained: Tensor
+    delta: Tensor
+    nodes: Tensor
+
+    @property
+    def closed(self) -> Tensor:
+        """Whether the minimum is known, up to TOLERANCE: (n, K) bool."""
+        return (self.attained <= self.margins + TOLERANCE) | (self.margins == math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Certificates:
+    """For every sample an answer and what proves it.
+
+    status:  "robust": every margin is proved to be above TOLERANCE. "broken": the model itself, called
+             on x + delta, does not put y first. "unknown": neither, because time ran out or because the
+             smallest margin is within TOLERANCE of 0.
+    stage:   how far it went: "interval", "attack", "lp" or "search".
+    margins: (n,) float64, a proved lower bound on the smallest margin.
+    delta:   (n, *shape), like x: what breaks the sample, 0 for all that are not broken.
+    nodes:   (n,), the linear programs that the search solved.
+    """
+
+    status: tuple[str, ...]
+    stage: tuple[str, ...]
+    margins: Tensor
+    delta: Tensor
+    nodes: Tensor
+
+    def are(self, status: str) -> Tensor:
+        """Which samples have this status: (n,) bool."""
+        return torch.tensor([s == status for s in self.status], device=self.delta.device)
+
+
+class Found(NamedTuple):
+    """lower ≤ minimum ≤ upper, the input that reaches `upper`, and the nodes it took."""
+
+    lower: float
+    upper: float
+    point: Array
+    nodes: int
+
+
+def margins(
+    model: nn.Sequential,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    method: str = "search",
+    time_limit: float | None = None,
+    jobs: int = -1,
+    progress: bool | None = None,
+) -> Margins:
+    """min over δ ∈ Δ(x) of z_y − z_k for every class k, with a δ that attains it.
+
+    method:     "search" or "mip", see above.
+    time_limit: seconds for each sample, all its classes together; None means as long as it takes.
+    jobs, progress: as in `bounds.each`.
+    Raises ValueError for another method, a time limit that is not positive, p ≠ ∞, labels that do not
+    fit, and what `bounds.affine_pieces` and `Ball` raise.
+    """
+    if method not in SOLVERS:
+        raise ValueError(f"expected one of the methods {tuple(SOLVERS)}, got {method!r}")
+    problems = _problems(model, x, y, ball, time_limit)
+    tasks = [(*p, label, method, time_limit) for p, label in zip(problems, y.tolist(), strict=True)]
+    samples = bounds.each(_minima, tasks, jobs, progress)
+
+    def table(name: str) -> Tensor:
+        rows = [[getattr(found, name) for found in row] for row in samples]
+        return torch.tensor(np.array(rows)).to(x.device)
+
+    delta = table("point").to(x.dtype).reshape(len(x), -1, *x.shape[1:]) - x.unsqueeze(1)
+    delta[torch.arange(len(x)), y] = 0
+    delta = torch.stack([ball.project(towards, x) for towards in delta.unbind(1)], 1)
+    return Margins(table("lower"), table("upper"), delta, table("nodes"))
+
+
+def certify(
+    model: nn.Sequential,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    time_limit: float | None = None,
+    jobs: int = -1,
+    progress: bool | None = None,
+) -> Certificates:
+    """Is every x + δ with δ ∈ Δ(x) classified as y? "robust", "broken" or "unknown" for each sample.
+
+    Only the sign of the margins is asked for, and the cheap answers come first: interval bounds; an
+    attack; the linear program for each class that is left; the search, for each class that it leaves.
+    time_limit: seconds for each sample that gets as far as the programs.
+    jobs, progress, and what it raises: as in `margins`.
+    Source of the order: Tjeng, Xiao & Tedrake 2019.
+    """
+    problems = _problems(model, x, y, ball, time_limit)
+    with torch.no_grad():
+        cheap = bounds.margins(model, x.double(), y, ball)
+        delta = attacks.pgd(model, x, y, ball, restarts=3, keep="first")
+    broken = _wrong(model, x + delta, y)
+    proved, nodes = cheap.amin(1), torch.zeros(len(x), dtype=torch.int64)
+    stage = ["attack" if wrong else "interval" for wrong in broken.tolist()]
+    left = (~broken & (proved <= TOLERANCE)).nonzero().flatten().tolist()
+    classes = [(row <= TOLERANCE).nonzero().flatten().tolist() for row in cheap]
+    tasks = [(*problems[i], int(y[i]), classes[i], time_limit) for i in left]
+    for i, (stage[i], found) in zip(left, bounds.each(_sign, tasks, jobs, progress), strict=True):
+        proved[i], nodes[i] = max(found.lower, float(proved[i])), found.nodes
+        if found.upper <= TOLERANCE:  # a counterexample, if the model says so too
+            delta[i] = torch.from_numpy(found.point).to(x).reshape(x[i].shape) - x[i]
+    delta = ball.project(delta, x)
+    broken = _wrong(model, x + delta, y)
+    robust = ~broken & (proved > TOLERANCE)
+    words = [
+        "broken" if b else "robust" if r else "unknown" for b, r in zip(broken, robust, strict=True)
+    ]
+    delta[~broken] = 0
+    return Certificates(tuple(words), tuple(stage), proved, delta, nodes.to(x.device))
+
+
+def search(
+    relaxation: Relaxation,
+    layers: Sequence[Layer],
+    c: Array,
+    deadline: float = math.inf,
+    sign: bool = False,
+) -> Found:
+    """min cᵀ(logits) by branch and bound, best node first.
+
+    A node says of some unstable units that they are on or off. The minimum of its linear program bounds
+    the network from below; the input at that minimum, sent through the network, bounds it from above. A
+    node that cannot get TOLERANCE below the best input is closed. Any other is split in two at the unit
+    whose triangle is violated most, weighed by the price of its upper edge.
+
+    relaxation: of the hidden layers.  c: (K,).  deadline: in seconds of `time.monotonic`.
+    sign: stop when the sign of the minimum is known: close nodes above TOLERANCE, end below −TOLERANCE.
+    """
+    W, b = layers[-1]
+    point = _input(relaxation, layers, (relaxation.lower + relaxation.upper) / 2)
+    best, upper, closed, solved = point, float(c @ _forward(layers, point)), math.inf, 0
+    nodes: list[tuple[float, int, dict[int, bool]]] = [(-math.inf, 0, {})]
+    while nodes and (solved == 0 or monotonic() < deadline) and not (sign and upper < -TOLERANCE):
+        if nodes[0][0] > min(upper - TOLERANCE, TOLERANCE if sign else math.inf):
+            break
+        parent, _, phases = heappop(nodes)
+        relaxation.fix(phases)
+        bound, columns, prices = relaxation.minimise(c @ W, c @ b)
+        bound, solved = max(bound, parent), solved + 1
+        if bound == math.inf:  # no input does this
+            continue
+        violation = np.ones(len(prices))
+        if columns is not None:
+            point = _input(relaxation, layers, columns)
+            value = float(c @ _forward(layers, point))
+            best, upper = (point, value) if value < upper else (best, upper)
+            violation = relaxation.violation(columns)
+        score = violation * (prices + TOLERANCE)
+        score[list(phases)] = 0
+        if score.size == 0 or score.max() <= 0:  # the network itself does it
+            closed = min(closed, bound)
+            continue
+        unit = int(score.argmax())
+        for on in (True, False):
+            heappush(nodes, (bound, 2 * solved + on, {**phases, unit: on}))
+    relaxation.fix({})
+    return Found(min([closed, upper, *(bound for bound, _, _ in nodes)]), upper, best, solved)
+
+
+def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: float = math.inf) -> Found:
+    """min cᵀ(logits) as a mixed-integer linear program, left to HiGHS.
+
+    The relaxation, and for each unstable unit a v ∈ {0, 1} with z ≤ u v and z ≤ ẑ − l (1 − v).
+    relaxation, c, deadline: as in `search`.  Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    W, b = layers[-1]
+    n, k = len(relaxation.lower), len(relaxation.pre)
+    low, high = relaxation.limits.T
+    z, pre, v = (np.zeros((k, n + k)) for _ in range(3))
+    z[range(k), relaxation.post] = pre[range(k), relaxation.pre] = v[range(k), n + np.arange(k)] = 1
+    cost = np.zeros(n + k)
+    cost[relaxation.output] = (c @ W)[relaxation.alive]
+    relaxed = sparse.hstack([relaxation.rows, sparse.csr_array((len(relaxation.row_lower), k))])
+    result = milp(
+        cost,
+        integrality=np.repeat([0, 1], [n, k]),
+        bounds=Bounds(np.append(relaxation.lower, np.zeros(k)), np.append(relaxation.upper, np.ones(k))),
+        constraints=[
+            LinearConstraint(relaxed, relaxation.row_lower, relaxation.row_upper),
+            LinearConstraint(z - high[:, None] * v, -math.inf, 0),
+            LinearConstraint(z - pre - low[:, None] * v, -math.inf, -low),
+        ],
+        options={"mip_rel_gap": 0.0, "time_limit": max(0.0, deadline - monotonic())},
+    )
+    columns = (relaxation.lower + relaxation.upper) / 2 if result.x is None else result.x
+    point = _input(relaxation, layers, columns)
+    upper = float(c @ _forward(layers, point))
+    lower = -math.inf if result.mip_dual_bound is None else result.mip_dual_bound + float(c @ b)
+    return Found(min(lower, upper), upper, point, result.mip_node_count or 0)
+
+
+SOLVERS = {"search": search, "mip": mip}
+
+
+def _minima(
+    layers: Sequence[Layer], lower: Array, upper: Array, y: int, method: str, time_limit: float | None
+) -> list[Found]:
+    """The minimum of z_y − z_k for every class k. The time left is shared among the classes left."""
+    end = math.inf if time_limit is None else monotonic() + time_limit
+    relaxation, _ = relax(layers, lower, upper, deadline=end)
+    K = len(layers[-1][1])
+    one, found = np.eye(K), []
+    for k in range(K):
+        deadline = monotonic() + (end - monotonic()) / (K - k)
+        if k == y:
+            found.append(Found(math.inf, math.inf, lower, 0))
+        else:
+            found.append(SOLVERS[method](relaxation, layers, one[y] - one[k], deadline))
+    return found
+
+
+def _sign(
+    layers: Sequence[Layer],
+    lower: Array,
+    upper: Array,
+    y: int,
+    classes: Sequence[int],
+    time_limit: float | None,
+) -> tuple[str, Found]:
+    """Does every z_y − z_k, k in classes, stay positive? How far it went and the smallest one found."""
+    deadline = math.inf if time_limit is None else monotonic() + time_limit
+    relaxation, _ = relax(layers, lower, upper, deadline=deadline)
+    (W, b), one = layers[-1], np.eye(len(layers[-1][1]))
+    least = {k: relaxation.minimise(W[y] - W[k], b[y] - b[k]).bound for k in classes}
+    found = {k: Found(least[k], math.inf, lower, 0) for k in classes}
+    hard = sorted((k for k in classes if least[k] <= TOLERANCE), key=least.get)
+    for k in hard:
+        one_class = search(relaxation, layers, one[y] - one[k], deadline, sign=True)
+        found[k] = one_class._replace(lower=max(one_class.lower, least[k]))
+        if one_class.upper <= TOLERANCE:
+            break
+    worst = min(found.values(), key=lambda f: f.upper)
+    proved, nodes = min(f.lower for f in found.values()), sum(f.nodes for f in found.values())
+    return "search" if hard else "lp", worst._replace(lower=proved, nodes=nodes)
+
+
+def _input(relaxation: Relaxation, layers: Sequence[Layer], columns: Array) -> Array:
+    """The input among the columns, put back into its box if the solver left it by its tolerance."""
+    d = layers[0][0].shape[1]
+    return np.clip(columns[:d], relaxation.lower[:d], relaxation.upper[:d])
+
+
+def _forward(layers: Sequence[Layer], z: Array) -> Array:
+    """The logits of one input."""
+    for W, b in layers[:-1]:
+        z = np.maximum(W @ z + b, 0)
+    W, b = layers[-1]
+    return W @ z + b
+
+
+def _wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with evaluating(model), torch.no_grad():
+        return losses.margin(model(x), y) >= 0
+
+
+def _problems(
+    model: nn.Sequential, x: Tensor, y: Tensor, ball: Ball, time_limit: float | None
+) -> list[tuple[list[Layer], Array, Array]]:
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"expected a time limit in seconds > 0, or None, got {time_limit!r}")
+    pieces = bounds.affine_pieces(model, x.shape[1:], torch.float64)
+    bounds.check_labels(pieces, x, y)
+    return bounds.problems(pieces, x, ball)

@@ -1,0 +1,195 @@
+"""The triangle relaxation of a network around one input: a linear program that HiGHS solves.
+
+ẑ = W z + b is what enters a ReLU and z = max(ẑ, 0) what leaves it. Where l ≤ ẑ ≤ u with l < 0 < u, the
+unit is unstable, and the program knows only that (ẑ, z) lies in the smallest convex set that holds the
+graph of the ReLU, the triangle
+
+    z ≥ 0,   z ≥ ẑ,   (u − l) z ≤ u (ẑ − l).
+
+All other units are linear there and cost nothing. A minimum over the relaxation is at most the minimum
+over the network. Everything here is NumPy in float64, one sample at a time.
+Source: Wong & Kolter 2018, eq. (3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Array = NDArray[np.float64]
+Layer = tuple[Array, Array]  # W (out, in) and b (out,)
+
+
+class Solution(NamedTuple):
+    """What one linear program says.
+
+    bound:  no point of the relaxation has a smaller value; inf where it has no point at all.
+    point:  the values of all columns at the solver's minimum, the input first; None without one.
+    prices: for every unstable unit, how fast the minimum would rise if its triangle's upper edge fell.
+    """
+
+    bound: float
+    point: Array | None
+    prices: Array
+
+
+class Relaxation:
+    """The linear program of a network around one input, built one hidden layer at a time.
+
+    lower, upper: (d,), the box in which the input lies.
+
+    Its columns are the input, and for every hidden unit that can be positive ẑ, and z if it is unstable.
+    All have finite bounds. HiGHS keeps its last basis: each program starts where the one before ended.
+    """
+
+    def __init__(self, lower: Array, upper: Array):
+        import highspy
+
+        self.solver = highspy.Highs()
+        # A hot start gains nothing from presolve, and the programs come well scaled.
+        for option, value in (
+            ("output_flag", False),
+            ("presolve", "off"),
+            ("simplex_scale_strategy", 0),
+        ):
+            self.solver.setOptionValue(option, value)
+        self.lower, self.upper = np.empty(0), np.empty(0)  # of the columns
+        self.rows, self.row_lower, self.row_upper = sparse.csr_array((0, 0)), np.empty(0), np.empty(0)
+        self.output = self._add_columns(lower, upper)  # the columns that hold the last layer's z
+        self.alive = np.arange(len(lower))  # and the units they belong to: all others are 0
+        none = np.empty(0, dtype=int)  # of every unstable unit: the columns of ẑ and z, the rows of the
+        self.pre, self.post, self.above, self.edge = none, none, none, none  # triangle's two upper sides
+        self.phases: dict[int, bool] = {}
+
+    def relu(self, W: Array, b: Array, lower: Array, upper: Array) -> None:
+        """Add a hidden layer z = max(W z + b, 0) whose pre-activations lie in [lower, upper]."""
+        units = np.flatnonzero(upper > 0)
+        W, b, lower, upper = W[np.ix_(units, self.alive)], b[units], lower[units], upper[units]
+        free = np.flatnonzero(lower < 0)
+        pre, post = self._add_columns(lower, upper), self._add_columns(0 * free, upper[free])
+        slope, one = upper[free] / (upper[free] - lower[free]), np.ones(len(free))
+        self._add_rows({"ẑ": (pre, np.eye(len(units))), "Wz": (self.output, -W)}, b, b)
+        above = {"z": (post, np.diag(one)), "ẑ": (pre[free], np.diag(-one))}
+        edge = {"z": (post, np.diag(one)), "ẑ": (pre[free], np.diag(-slope))}
+        self.above = np.append(self.above, self._add_rows(above, 0 * one, math.inf * one))
+        self.edge = np.append(self.edge, self._add_rows(edge, -math.inf * one, -slope * lower[free]))
+        self.pre, self.post = np.append(self.pre, pre[free]), np.append(self.post, post)
+        self.limits = np.stack([self.lower[self.pre], self.upper[self.pre]], 1)
+        self.output, self.alive = pre.copy(), units
+        self.output[free] = post
+
+    def minimise(self, c: Array, offset: float = 0.0) -> Solution:
+        """min cᵀz + offset over the relaxation.  c: one entry for each unit of the last layer added.
+
+        The bound is not the solver's word. It is computed from the multipliers that the solver returns
+        and, by weak duality, holds for any multipliers, up to the rounding of a few sums in float64.
+        Source: Neumaier & Shcherbina 2004.
+        """
+        from highspy import HighsModelStatus
+
+        cost = np.zeros(len(self.lower))
+        cost[self.output] = c[self.alive]
+        self.solver.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
+        self.solver.run()
+        if self.solver.getModelStatus() == HighsModelStatus.kInfeasible:
+            ray = np.array(self.solver.getDualRay()[2])
+            if len(ray) and self._weak_duality(0 * cost, ray) > 0:  # a proof: no point, or 0 > 0
+                return Solution(math.inf, None, np.zeros(len(self.edge)))
+        found = self.solver.getSolution()
+        y = np.array(found.row_dual) if found.dual_valid else np.zeros(len(self.row_lower))
+        point = np.array(found.col_value) if found.value_valid else None
+        return Solution(self._weak_duality(cost, y) + offset, point, np.abs(y[self.edge]))
+
+    def _weak_duality(self, cost: Array, y: Array) -> float:
+        """costᵀz ≥ yᵀ(rows at a bound) + (cost − rowsᵀy)ᵀ(columns at a bound), for any multipliers y."""
+        below, above = (y > 0) & (self.row_lower > -math.inf), (y < 0) & (self.row_upper < math.inf)
+        y = np.where(below | above, y, 0)  # a side without a bound can carry no multiplier
+        at_row = np.select([below, above], [self.row_lower, self.row_upper])
+        rest = cost - self.rows.T @ y
+        return float(y @ at_row + rest @ np.where(rest > 0, self.lower, self.upper))
+
+    def violation(self, point: Array) -> Array:
+        """z − max(ẑ, 0) for every unstable unit: all 0 where the network itself can do it."""
+        return point[self.post] - np.maximum(point[self.pre], 0)
+
+    def fix(self, phases: Mapping[int, bool]) -> None:
+        """Let these unstable units be on (z = ẑ ≥ 0) or off (ẑ ≤ 0 = z), and all others free."""
+        for unit in self.phases.keys() | phases.keys():
+            on, (lower, upper) = phases.get(unit), self.limits[unit]
+            if on is not self.phases.get(unit):
+                self._bound_column(self.pre[unit], 0 if on else lower, 0 if on is False else upper)
+                self._bound_column(self.post[unit], 0, 0 if on is False else upper)
+                self._bound_row(self.above[unit], 0, 0 if on else math.inf)
+        self.phases = dict(phases)
+
+    def _add_columns(self, lower: Array, upper: Array) -> NDArray[np.int_]:
+        n, none = len(lower), np.empty(0, dtype=np.int32)
+        self.solver.addCols(n, np.zeros(n), lower, upper, 0, np.zeros(n, dtype=np.int32), none, none)
+        self.lower, self.upper = np.append(self.lower, lower), np.append(self.upper, upper)
+        return np.arange(len(self.lower) - n, len(self.lower))
+
+    def _add_rows(
+        self, blocks: Mapping[str, tuple[NDArray[np.int_], Array]], lower: Array, upper: Array
+    ) -> NDArray[np.int_]:
+        """Rows lower ≤ Σ block · columns ≤ upper."""
+        wide = np.zeros((len(lower), len(self.lower)))
+        for columns, block in blocks.values():
+            wide[:, columns] = block
+        new, old = sparse.csr_array(wide), len(self.row_lower)
+        self.solver.addRows(len(lower), lower, upper, new.nnz, new.indptr[:-1], new.indices, new.data)
+        self.rows.resize((old, wide.shape[1]))
+        self.rows = sparse.vstack([self.rows, new], format="csr")
+        self.row_lower, self.row_upper = (
+            np.append(self.row_lower, lower),
+            np.append(self.row_upper, upper),
+        )
+        return np.arange(old, len(self.row_lower))
+
+    def _bound_column(self, column: int, lower: float, upper: float) -> None:
+        self.solver.changeColBounds(int(column), lower, upper)
+        self.lower[column], self.upper[column] = lower, upper
+
+    def _bound_row(self, row: int, lower: float, upper: float) -> None:
+        self.solver.changeRowBounds(int(row), lower, upper)
+        self.row_lower[row], self.row_upper[row] = lower, upper
+
+
+def interval(W: Array, b: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """The smallest and the largest W z + b over lower ≤ z ≤ upper; see `bounds.interval`."""
+    centre, radius = W @ ((upper + lower) / 2) + b, np.abs(W) @ ((upper - lower) / 2)
+    return centre - radius, centre + radius
+
+
+def relax(
+    layers: Sequence[Layer],
+    lower: Array,
+    upper: Array,
+    bounds: Sequence[tuple[Array, Array]] | None = None,
+    deadline: float = math.inf,
+) -> tuple[Relaxation, list[tuple[Array, Array]]]:
+    """The relaxation of all hidden layers, and the pre-activation bounds (l, u) of each that it uses.
+
+    layers: every affine piece, the last one too, which is not relaxed but asked about afterwards.
+    bounds: for each hidden layer; None finds them from the first to the last: by intervals, which are
+            exact in the first layer, and where these leave a unit unstable, by minimising and
+            maximising ẑ over the layers before it. What `deadline` (monotonic seconds) cuts off keeps
+            its interval.
+    """
+    relaxation, used = Relaxation(lower, upper), []
+    for depth, (W, b) in enumerate(layers[:-1]):
+        low, high = interval(W, b, lower, upper) if bounds is None else bounds[depth]
+        for j in np.flatnonzero((low < 0) & (high > 0)) if bounds is None and depth > 0 else ():
+            if monotonic() < deadline:
+                low[j] = max(low[j], relaxation.minimise(W[j], b[j]).bound)
+            if low[j] < 0 and monotonic() < deadline:
+                high[j] = min(high[j], -relaxation.minimise(-W[j], -b[j]).bound)
+        relaxation.relu(W, b, low, high)
+        used.append((low, high))
+        lower, upper = np.maximum(low, 0), np.maximum(high, 0)
+    return relaxation, used
