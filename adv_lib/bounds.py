@@ -8,8 +8,8 @@ network do more than it can and bounds the maximum from above. Every method here
 and a sample is certified where all its margins are positive. Attacks end above the exact minimum
 (`exact.margins`), these bounds below it.
 
-Networks are `nn.Sequential`s of Linear, Conv2d, Flatten and ReLU: affine pieces ẑ = W z + b with
-z = max(ẑ, 0) between them. ẑ is the pre-activation of a hidden unit.
+Networks are `nn.Sequential`s of Linear, Conv2d, Flatten and ReLU: affine pieces a = W h + b with
+h = max(a, 0) between them. a is the pre-activation of a hidden unit, h its activation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METHODS = ("interval", "lp")
 
 
 class Bounds(NamedTuple):
-    """lower ≤ ẑ ≤ upper for every unit of a layer: (n, *shape) each, in the layer's own shape."""
+    """lower ≤ a ≤ upper for every unit of a layer: (n, *shape) each, in the layer's own shape."""
 
     lower: Tensor
     upper: Tensor
@@ -42,7 +42,7 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """One affine piece of a network: ẑ = W z + b, for a Linear or a Conv2d.
+    """One affine piece of a network: a = W h + b, for a Linear or a Conv2d.
 
     weight, bias: the layer's own, so gradients flow to them.  shape_in, shape_out: of one sample.
     conv: stride, padding, dilation and groups of a Conv2d; None for a Linear.
@@ -54,16 +54,16 @@ class Affine:
     shape_out: tuple[int, ...]
     conv: dict | None = None
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """W z + b.  z: (n, *shape_in) or flat.  Returns (n, *shape_out)."""
-        return self.times(self.weight, z) + (
+    def __call__(self, h: Tensor) -> Tensor:
+        """W h + b.  h: (n, *shape_in) or flat.  Returns (n, *shape_out)."""
+        return self.times(self.weight, h) + (
             self.bias if self.conv is None else self.bias[:, None, None]
         )
 
-    def times(self, weight: Tensor, z: Tensor) -> Tensor:
-        """W z, or with another weight of the same shape, such as |W|, that times z."""
-        z = z.reshape(len(z), *self.shape_in)
-        return F.linear(z, weight) if self.conv is None else F.conv2d(z, weight, **self.conv)
+    def times(self, weight: Tensor, h: Tensor) -> Tensor:
+        """W h, or with another weight of the same shape, such as |W|, that times h."""
+        h = h.reshape(len(h), *self.shape_in)
+        return F.linear(h, weight) if self.conv is None else F.conv2d(h, weight, **self.conv)
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """W and b written out: (out, in) and (out,). A Conv2d is a matrix too, mostly of zeros."""
@@ -103,15 +103,15 @@ def affine_pieces(
     return [reduce(_product, pieces or [_identity(width, like)]) for width, pieces in groups]
 
 
-def interval(piece: Affine, z: Bounds) -> Bounds:
-    """What W z + b can be for z between bounds: the smallest and the largest value of every entry.
+def interval(piece: Affine, h: Bounds) -> Bounds:
+    """What W h + b can be for h between bounds: the smallest and the largest value of every entry.
 
     l' = [W]₊ l − [W]₋ u + b and u' = [W]₊ u − [W]₋ l + b, here as W c + b ∓ |W| r from the centre c and
     the radius r of [l, u]: two products instead of four. Exact for each entry by itself.
-    z: (n, *shape_in).  Returns (n, *shape_out); differentiable.  Source: Gowal et al. 2018, eq. (6).
+    h: (n, *shape_in).  Returns (n, *shape_out); differentiable.  Source: Gowal et al. 2018, eq. (6).
     """
-    middle = piece((z.upper + z.lower) / 2)
-    spread = piece.times(piece.weight.abs(), (z.upper - z.lower) / 2)
+    middle = piece((h.upper + h.lower) / 2)
+    spread = piece.times(piece.weight.abs(), (h.upper - h.lower) / 2)
     return Bounds(middle - spread, middle + spread)
 
 
@@ -124,7 +124,7 @@ def pre_activations(
     jobs: int = -1,
     progress: bool | None = None,
 ) -> list[Bounds]:
-    """lower ≤ ẑ ≤ upper for every hidden unit and all δ ∈ Δ(x): one `Bounds` for each ReLU.
+    """lower ≤ a ≤ upper for every hidden unit and all δ ∈ Δ(x): one `Bounds` for each ReLU.
 
     method: "interval", for any ball, exact in the first layer; like x and differentiable. "lp", for
             p = ∞: from the second layer on, each unit that intervals leave unstable is minimised and
@@ -180,8 +180,8 @@ def margins(
     W, b = pieces[-1].matrix()
     if len(pieces) == 1:
         return linear.margins(W, b, x, y, ball)
-    z = _relu((layer_bounds or pre_activations(model, x, ball))[-1])
-    centre, radius = ((z.upper + z.lower) / 2).flatten(1), ((z.upper - z.lower) / 2).flatten(1)
+    h = _relu((layer_bounds or pre_activations(model, x, ball))[-1])
+    centre, radius = ((h.upper + h.lower) / 2).flatten(1), ((h.upper - h.lower) / 2).flatten(1)
     rows, offset = W[y].unsqueeze(1) - W, b[y].unsqueeze(1) - b  # (n, K, m) and (n, K): towards y from k
     least = torch.einsum("nkm,nm->nk", rows, centre) - torch.einsum("nkm,nm->nk", rows.abs(), radius)
     return (least + offset).masked_fill(F.one_hot(y, len(W)).bool(), math.inf)
@@ -251,8 +251,8 @@ def _first(piece: Affine, x: Tensor, ball: Ball) -> Bounds:
         rows = [replace(ball, eps=radius).support(W, row.expand_as(W)) for radius, row in samples]
         return torch.stack(rows).reshape(len(x), *piece.shape_out)
 
-    z = piece(x)
-    return Bounds(z - reach(-W), z + reach(W))
+    here = piece(x)
+    return Bounds(here - reach(-W), here + reach(W))
 
 
 def _relu(bounds: Bounds) -> Bounds:

@@ -216,7 +216,7 @@ def search(
 def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: float = math.inf) -> Found:
     """min cᵀ(logits) as a mixed-integer linear program, left to HiGHS.
 
-    The relaxation, and for each unstable unit a v ∈ {0, 1} with z ≤ u v and z ≤ ẑ − l (1 − v).
+    The relaxation, and for each unstable unit a v ∈ {0, 1} with h ≤ u v and h ≤ a − l (1 − v).
     relaxation, c, deadline: as in `search`.  Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -224,8 +224,8 @@ def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: flo
     W, b = layers[-1]
     n, k = len(relaxation.lower), len(relaxation.pre)
     low, high = relaxation.limits.T
-    z, pre, v = (np.zeros((k, n + k)) for _ in range(3))
-    z[range(k), relaxation.post] = pre[range(k), relaxation.pre] = v[range(k), n + np.arange(k)] = 1
+    post, pre, v = (np.zeros((k, n + k)) for _ in range(3))
+    post[range(k), relaxation.post] = pre[range(k), relaxation.pre] = v[range(k), n + np.arange(k)] = 1
     cost = np.zeros(n + k)
     cost[relaxation.output] = (c @ W)[relaxation.alive]
     relaxed = sparse.hstack([relaxation.rows, sparse.csr_array((len(relaxation.row_lower), k))])
@@ -235,8 +235,8 @@ def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: flo
         bounds=Bounds(np.append(relaxation.lower, np.zeros(k)), np.append(relaxation.upper, np.ones(k))),
         constraints=[
             LinearConstraint(relaxed, relaxation.row_lower, relaxation.row_upper),
-            LinearConstraint(z - high[:, None] * v, -math.inf, 0),
-            LinearConstraint(z - pre - low[:, None] * v, -math.inf, -low),
+            LinearConstraint(post - high[:, None] * v, -math.inf, 0),
+            LinearConstraint(post - pre - low[:, None] * v, -math.inf, -low),
         ],
         options={"mip_rel_gap": 0.0, "time_limit": max(0.0, deadline - monotonic())},
     )
@@ -298,12 +298,12 @@ def _input(relaxation: Relaxation, layers: Sequence[Layer], columns: Array) -> A
     return np.clip(columns[:d], relaxation.lower[:d], relaxation.upper[:d])
 
 
-def _forward(layers: Sequence[Layer], z: Array) -> Array:
+def _forward(layers: Sequence[Layer], h: Array) -> Array:
     """The logits of one input."""
     for W, b in layers[:-1]:
-        z = np.maximum(W @ z + b, 0)
+        h = np.maximum(W @ h + b, 0)
     W, b = layers[-1]
-    return W @ z + b
+    return W @ h + b
 
 
 def _wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

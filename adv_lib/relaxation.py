@@ -1,10 +1,10 @@
 """The triangle relaxation of a network around one input: a linear program that HiGHS solves.
 
-ẑ = W z + b is what enters a ReLU and z = max(ẑ, 0) what leaves it. Where l ≤ ẑ ≤ u with l < 0 < u, the
-unit is unstable, and the program knows only that (ẑ, z) lies in the smallest convex set that holds the
+a = W h + b is what enters a ReLU and h = max(a, 0) what leaves it. Where l ≤ a ≤ u with l < 0 < u, the
+unit is unstable, and the program knows only that (a, h) lies in the smallest convex set that holds the
 graph of the ReLU, the triangle
 
-    z ≥ 0,   z ≥ ẑ,   (u − l) z ≤ u (ẑ − l).
+    h ≥ 0,   h ≥ a,   (u − l) h ≤ u (a − l).
 
 All other units are linear there and cost nothing. A minimum over the relaxation is at most the minimum
 over the network. Everything here is NumPy in float64, one sample at a time.
@@ -44,7 +44,7 @@ class Relaxation:
 
     lower, upper: (d,), the box in which the input lies.
 
-    Its columns are the input, and for every hidden unit that can be positive ẑ, and z if it is unstable.
+    Its columns are the input, and for every hidden unit that can be positive a, and h if it is unstable.
     All have finite bounds. HiGHS keeps its last basis: each program starts where the one before ended.
     """
 
@@ -61,22 +61,22 @@ class Relaxation:
             self.solver.setOptionValue(option, value)
         self.lower, self.upper = np.empty(0), np.empty(0)  # of the columns
         self.rows, self.row_lower, self.row_upper = sparse.csr_array((0, 0)), np.empty(0), np.empty(0)
-        self.output = self._add_columns(lower, upper)  # the columns that hold the last layer's z
+        self.output = self._add_columns(lower, upper)  # the columns that hold the last layer's h
         self.alive = np.arange(len(lower))  # and the units they belong to: all others are 0
-        none = np.empty(0, dtype=int)  # of every unstable unit: the columns of ẑ and z, the rows of the
+        none = np.empty(0, dtype=int)  # of every unstable unit: the columns of a and h, the rows of the
         self.pre, self.post, self.above, self.edge = none, none, none, none  # triangle's two upper sides
         self.phases: dict[int, bool] = {}
 
     def relu(self, W: Array, b: Array, lower: Array, upper: Array) -> None:
-        """Add a hidden layer z = max(W z + b, 0) whose pre-activations lie in [lower, upper]."""
+        """Add a hidden layer h = max(W h + b, 0) whose pre-activations lie in [lower, upper]."""
         units = np.flatnonzero(upper > 0)
         W, b, lower, upper = W[np.ix_(units, self.alive)], b[units], lower[units], upper[units]
         free = np.flatnonzero(lower < 0)
         pre, post = self._add_columns(lower, upper), self._add_columns(0 * free, upper[free])
         slope, one = upper[free] / (upper[free] - lower[free]), np.ones(len(free))
-        self._add_rows({"ẑ": (pre, np.eye(len(units))), "Wz": (self.output, -W)}, b, b)
-        above = {"z": (post, np.diag(one)), "ẑ": (pre[free], np.diag(-one))}
-        edge = {"z": (post, np.diag(one)), "ẑ": (pre[free], np.diag(-slope))}
+        self._add_rows({"a": (pre, np.eye(len(units))), "W h": (self.output, -W)}, b, b)
+        above = {"h": (post, np.diag(one)), "a": (pre[free], np.diag(-one))}
+        edge = {"h": (post, np.diag(one)), "a": (pre[free], np.diag(-slope))}
         self.above = np.append(self.above, self._add_rows(above, 0 * one, math.inf * one))
         self.edge = np.append(self.edge, self._add_rows(edge, -math.inf * one, -slope * lower[free]))
         self.pre, self.post = np.append(self.pre, pre[free]), np.append(self.post, post)
@@ -115,11 +115,11 @@ class Relaxation:
         return float(y @ at_row + rest @ np.where(rest > 0, self.lower, self.upper))
 
     def violation(self, point: Array) -> Array:
-        """z − max(ẑ, 0) for every unstable unit: all 0 where the network itself can do it."""
+        """h − max(a, 0) for every unstable unit: all 0 where the network itself can do it."""
         return point[self.post] - np.maximum(point[self.pre], 0)
 
     def fix(self, phases: Mapping[int, bool]) -> None:
-        """Let these unstable units be on (z = ẑ ≥ 0) or off (ẑ ≤ 0 = z), and all others free."""
+        """Let these unstable units be on (h = a ≥ 0) or off (a ≤ 0 = h), and all others free."""
         for unit in self.phases.keys() | phases.keys():
             on, (lower, upper) = phases.get(unit), self.limits[unit]
             if on is not self.phases.get(unit):
@@ -161,7 +161,7 @@ class Relaxation:
 
 
 def interval(W: Array, b: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """The smallest and the largest W z + b over lower ≤ z ≤ upper; see `bounds.interval`."""
+    """The smallest and the largest W h + b over lower ≤ h ≤ upper; see `bounds.interval`."""
     centre, radius = W @ ((upper + lower) / 2) + b, np.abs(W) @ ((upper - lower) / 2)
     return centre - radius, centre + radius
 
@@ -176,10 +176,10 @@ def relax(
     """The relaxation of all hidden layers, and the pre-activation bounds (l, u) of each that it uses.
 
     layers: every affine piece, the last one too, which is not relaxed but asked about afterwards.
-    bounds: for each hidden layer; None finds them from the first to the last: by intervals, which are
-            exact in the first layer, and where these leave a unit unstable, by minimising and
-            maximising ẑ over the layers before it. What `deadline` (monotonic seconds) cuts off keeps
-            its interval.
+    bounds: for each hidden layer; None finds them from the first layer to the last: by intervals, which
+            are exact in the first, and where these leave a unit unstable by minimising and maximising
+            its pre-activation over the layers before it. What `deadline` (in seconds of
+            `time.monotonic`) cuts off keeps its interval.
     """
     relaxation, used = Relaxation(lower, upper), []
     for depth, (W, b) in enumerate(layers[:-1]):
