@@ -34,7 +34,10 @@ METHODS = ("interval", "lp")
 
 
 class Bounds(NamedTuple):
-    """lower ≤ a ≤ upper for every unit of a layer: (n, *shape) each, in the layer's own shape."""
+    """lower ≤ a ≤ upper for every unit of a layer: (n, *shape) each, in the layer's own shape.
+
+    (Flat, where affine layers were multiplied into one piece.)
+    """
 
     lower: Tensor
     upper: Tensor
@@ -86,11 +89,12 @@ def affine_pieces(
     shape = tuple(shape)
     groups: list[tuple[tuple[int, ...], list[Affine]]] = [(shape, [])]  # between one ReLU and the next
     for name, layer in _leaves(model):
-        if isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim in (-1, len(shape)):
+        forward = type(layer).forward  # a subclass may do something else
+        if forward is nn.Flatten.forward and layer.start_dim == 1 and layer.end_dim in (-1, len(shape)):
             shape = (math.prod(shape),)
-        elif isinstance(layer, nn.ReLU):
+        elif forward is nn.ReLU.forward:
             groups.append((shape, []))
-        elif type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward):
+        elif forward in (nn.Linear.forward, nn.Conv2d.forward):
             piece = _affine(name, layer, shape, dtype)
             groups[-1][1].append(piece)
             shape = piece.shape_out
@@ -181,6 +185,7 @@ def margins(
     if len(pieces) == 1:
         return linear.margins(W, b, x, y, ball)
     h = _relu((layer_bounds or pre_activations(model, x, ball))[-1])
+    h = Bounds(h.lower.to(W), h.upper.to(W))
     centre, radius = ((h.upper + h.lower) / 2).flatten(1), ((h.upper - h.lower) / 2).flatten(1)
     rows, offset = W[y].unsqueeze(1) - W, b[y].unsqueeze(1) - b  # (n, K, m) and (n, K): towards y from k
     least = torch.einsum("nkm,nm->nk", rows, centre) - torch.einsum("nkm,nm->nk", rows.abs(), radius)
@@ -196,7 +201,7 @@ def problems(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[tuple[list
         raise ValueError(f"linear and integer programs are for p = math.inf, got p = {ball.p!r}")
     layers = [(_numpy(W), _numpy(b)) for W, b in (piece.matrix() for piece in pieces)]
     rows = x.detach().double()
-    region = replace(ball, eps=torch.as_tensor(ball.eps).double()).at(rows)
+    region = ball.at(rows)
     ends = rows.flatten(1) + region.low, rows.flatten(1) + region.high
     return [(layers, lower, upper) for lower, upper in zip(*map(_numpy, ends), strict=True)]
 
@@ -276,12 +281,16 @@ def _affine(name: str, layer: nn.Module, shape: tuple[int, ...], dtype: torch.dt
         fits = len(shape) == 3 and shape[0] == layer.in_channels and layer.padding_mode == "zeros"
     else:
         fits = shape == (layer.in_features,)
+    misfit = f"expected layer {name!r} to fit a sample of shape {shape}, got {layer}"
     if not fits:
-        raise ValueError(f"expected layer {name!r} to fit a sample of shape {shape}, got {layer}")
+        raise ValueError(misfit)
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"expected finite weights, got NaN or infinity in layer {name!r}: {layer}")
     piece = Affine(weight, bias, shape, (), conv)
-    return replace(piece, shape_out=tuple(piece(weight.new_zeros(1, *shape)).shape[1:]))
+    try:
+        return replace(piece, shape_out=tuple(piece(weight.new_zeros(1, *shape)).shape[1:]))
+    except RuntimeError as error:  # a kernel that is larger than the image
+        raise ValueError(misfit) from error
 
 
 def _identity(shape: tuple[int, ...], like: Tensor) -> Affine:
@@ -298,9 +307,17 @@ def _product(first: Affine, second: Affine) -> Affine:
 def _pieces(model: nn.Sequential, x: Tensor, method: str) -> list[Affine]:
     if method not in METHODS:
         raise ValueError(f"expected one of the methods {METHODS}, got {method!r}")
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"expected a batch (n, *shape) of at least one sample, got {tuple(x.shape)}")
+    check_batch(x)
     return affine_pieces(model, x.shape[1:], x.dtype)
+
+
+def check_batch(x: Tensor) -> None:
+    """Raise ValueError unless x is (n, *shape), floating-point, with at least one sample."""
+    if x.ndim < 2 or len(x) == 0 or not x.is_floating_point():
+        raise ValueError(
+            "expected a floating-point batch (n, *shape) of at least one sample, "
+            f"got {x.dtype} {tuple(x.shape)}"
+        )
 
 
 def check_labels(pieces: Sequence[Affine], x: Tensor, y: Tensor) -> None:
@@ -320,10 +337,11 @@ def _check_bounds(pieces: Sequence[Affine], x: Tensor, bounds: Sequence[Bounds] 
     shapes = [tuple(end.shape) for layer in bounds for end in layer]
     if shapes != [shape for shape in wanted for _ in Bounds._fields]:
         raise ValueError(f"expected one (lower, upper) for each ReLU, of shapes {wanted}, got {shapes}")
-    if not all(bool((layer.lower <= layer.upper).all()) for layer in bounds):
-        raise ValueError(
-            "expected lower ≤ upper in every layer, got NaN or a lower bound above the upper"
-        )
+    for lower, upper in bounds:
+        if not (lower.isfinite().all() and upper.isfinite().all() and (lower <= upper).all()):
+            raise ValueError(
+                "expected finite lower ≤ upper in every layer, got NaN, infinity or lower > upper"
+            )
 
 
 def _rows(bounds: Sequence[Bounds], n: int) -> list[list[tuple[Array, Array]]]:

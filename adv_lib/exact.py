@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from . import attacks, bounds, losses
 from .models import evaluating
-from .relaxation import Array, Layer, Relaxation, relax
+from .relaxation import Array, Layer, Relaxation, intervals, relax
 from .threat import Ball
 
 TOLERANCE = 1e-6
@@ -109,6 +109,7 @@ def margins(
     """
     if method not in SOLVERS:
         raise ValueError(f"expected one of the methods {tuple(SOLVERS)}, got {method!r}")
+    x = x.detach()
     problems = _problems(model, x, y, ball, time_limit)
     tasks = [(*p, label, method, time_limit) for p, label in zip(problems, y.tolist(), strict=True)]
     samples = bounds.each(_minima, tasks, jobs, progress)
@@ -136,11 +137,13 @@ def certify(
     """Is every x + δ with δ ∈ Δ(x) classified as y? "robust", "broken" or "unknown" for each sample.
 
     Only the sign of the margins is asked for, and the cheap answers come first: interval bounds; an
-    attack; the linear program for each class that is left; the search, for each class that it leaves.
+    attack; linear programs for each class that is left, first on interval bounds and then on bounds that
+    are linear programs too; the search for each class that these leave.
     time_limit: seconds for each sample that gets as far as the programs.
     jobs, progress, and what it raises: as in `margins`.
     Source of the order: Tjeng, Xiao & Tedrake 2019.
     """
+    x = x.detach()
     problems = _problems(model, x, y, ball, time_limit)
     with torch.no_grad():
         cheap = bounds.margins(model, x.double(), y, ball)
@@ -152,7 +155,8 @@ def certify(
     classes = [(row <= TOLERANCE).nonzero().flatten().tolist() for row in cheap]
     tasks = [(*problems[i], int(y[i]), classes[i], time_limit) for i in left]
     for i, (stage[i], found) in zip(left, bounds.each(_sign, tasks, jobs, progress), strict=True):
-        proved[i], nodes[i] = max(found.lower, float(proved[i])), found.nodes
+        rest = cheap[i][cheap[i] > TOLERANCE].amin()  # of the classes that were not asked about again
+        proved[i], nodes[i] = max(proved[i], min(rest, found.lower)), found.nodes
         if found.upper <= TOLERANCE:  # a counterexample, if the model says so too
             delta[i] = torch.from_numpy(found.point).to(x).reshape(x[i].shape) - x[i]
     delta = ball.project(delta, x)
@@ -184,7 +188,8 @@ def search(
     """
     W, b = layers[-1]
     point = _input(relaxation, layers, (relaxation.lower + relaxation.upper) / 2)
-    best, upper, closed, solved = point, float(c @ _forward(layers, point)), math.inf, 0
+    best, upper, solved = point, float(c @ _forward(layers, point)), 0
+    finished = math.inf  # the smallest bound of the nodes that need no split
     nodes: list[tuple[float, int, dict[int, bool]]] = [(-math.inf, 0, {})]
     while nodes and (solved == 0 or monotonic() < deadline) and not (sign and upper < -TOLERANCE):
         if nodes[0][0] > min(upper - TOLERANCE, TOLERANCE if sign else math.inf):
@@ -196,7 +201,7 @@ def search(
         if bound == math.inf:  # no input does this
             continue
         violation = np.ones(len(prices))
-        if columns is not None:
+        if columns is not None:  # it is None where the solver has stopped without a point
             point = _input(relaxation, layers, columns)
             value = float(c @ _forward(layers, point))
             best, upper = (point, value) if value < upper else (best, upper)
@@ -204,13 +209,13 @@ def search(
         score = violation * (prices + TOLERANCE)
         score[list(phases)] = 0
         if score.size == 0 or score.max() <= 0:  # the network itself does it
-            closed = min(closed, bound)
+            finished = min(finished, bound)
             continue
         unit = int(score.argmax())
         for on in (True, False):
-            heappush(nodes, (bound, 2 * solved + on, {**phases, unit: on}))
+            heappush(nodes, (bound, 2 * solved + on, {**phases, unit: on}))  # the number breaks ties
     relaxation.fix({})
-    return Found(min([closed, upper, *(bound for bound, _, _ in nodes)]), upper, best, solved)
+    return Found(min([finished, upper, *(bound for bound, _, _ in nodes)]), upper, best, solved)
 
 
 def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: float = math.inf) -> Found:
@@ -222,6 +227,7 @@ def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: flo
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     W, b = layers[-1]
+    linear = relaxation.minimise(c @ W, c @ b)
     n, k = len(relaxation.lower), len(relaxation.pre)
     low, high = relaxation.limits.T
     post, pre, v = (np.zeros((k, n + k)) for _ in range(3))
@@ -240,10 +246,13 @@ def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: flo
         ],
         options={"mip_rel_gap": 0.0, "time_limit": max(0.0, deadline - monotonic())},
     )
-    columns = (relaxation.lower + relaxation.upper) / 2 if result.x is None else result.x
+    lower, columns = linear.bound, linear.point if result.x is None else result.x
+    if result.mip_dual_bound is not None:  # None without an unstable unit: that is a linear program
+        lower = max(lower, result.mip_dual_bound + float(c @ b))
+    if columns is None:
+        columns = (relaxation.lower + relaxation.upper) / 2
     point = _input(relaxation, layers, columns)
     upper = float(c @ _forward(layers, point))
-    lower = -math.inf if result.mip_dual_bound is None else result.mip_dual_bound + float(c @ b)
     return Found(min(lower, upper), upper, point, result.mip_node_count or 0)
 
 
@@ -277,9 +286,14 @@ def _sign(
 ) -> tuple[str, Found]:
     """Does every z_y − z_k, k in classes, stay positive? How far it went and the smallest one found."""
     deadline = math.inf if time_limit is None else monotonic() + time_limit
-    relaxation, _ = relax(layers, lower, upper, deadline=deadline)
     (W, b), one = layers[-1], np.eye(len(layers[-1][1]))
-    least = {k: relaxation.minimise(W[y] - W[k], b[y] - b[k]).bound for k in classes}
+    least = dict.fromkeys(classes, -math.inf)
+    for given in (intervals(layers, lower, upper), None):  # None: tighten them, where that still matters
+        relaxation, _ = relax(layers, lower, upper, given, deadline)
+        for k in [k for k in classes if least[k] <= TOLERANCE]:
+            least[k] = max(least[k], relaxation.minimise(W[y] - W[k], b[y] - b[k]).bound)
+        if min(least.values()) > TOLERANCE:
+            break
     found = {k: Found(least[k], math.inf, lower, 0) for k in classes}
     hard = sorted((k for k in classes if least[k] <= TOLERANCE), key=least.get)
     for k in hard:
@@ -316,6 +330,7 @@ def _problems(
 ) -> list[tuple[list[Layer], Array, Array]]:
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"expected a time limit in seconds > 0, or None, got {time_limit!r}")
+    bounds.check_batch(x)
     pieces = bounds.affine_pieces(model, x.shape[1:], torch.float64)
     bounds.check_labels(pieces, x, y)
     return bounds.problems(pieces, x, ball)

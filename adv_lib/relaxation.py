@@ -6,8 +6,8 @@ graph of the ReLU, the triangle
 
     h ≥ 0,   h ≥ a,   (u − l) h ≤ u (a − l).
 
-All other units are linear there and cost nothing. A minimum over the relaxation is at most the minimum
-over the network. Everything here is NumPy in float64, one sample at a time.
+All other units are linear there and need no relaxing. A minimum over the relaxation is at most the
+minimum over the network. Everything here is NumPy in float64, one sample at a time.
 Source: Wong & Kolter 2018, eq. (3).
 """
 
@@ -29,7 +29,7 @@ Layer = tuple[Array, Array]  # W (out, in) and b (out,)
 class Solution(NamedTuple):
     """What one linear program says.
 
-    bound:  no point of the relaxation has a smaller value; inf where it has no point at all.
+    bound:  no point of the relaxation has a smaller value; inf where its phases leave it no point.
     point:  the values of all columns at the solver's minimum, the input first; None without one.
     prices: for every unstable unit, how fast the minimum would rise if its triangle's upper edge fell.
     """
@@ -60,11 +60,13 @@ class Relaxation:
         ):
             self.solver.setOptionValue(option, value)
         self.lower, self.upper = np.empty(0), np.empty(0)  # of the columns
-        self.rows, self.row_lower, self.row_upper = sparse.csr_array((0, 0)), np.empty(0), np.empty(0)
+        self.row_lower, self.row_upper = np.empty(0), np.empty(0)
+        self.transposed = sparse.csr_array((0, 0))  # rowsᵀ: (columns, rows)
         self.output = self._add_columns(lower, upper)  # the columns that hold the last layer's h
         self.alive = np.arange(len(lower))  # and the units they belong to: all others are 0
         none = np.empty(0, dtype=int)  # of every unstable unit: the columns of a and h, the rows of the
         self.pre, self.post, self.above, self.edge = none, none, none, none  # triangle's two upper sides
+        self.limits = np.empty((0, 2))  # and l and u
         self.phases: dict[int, bool] = {}
 
     def relu(self, W: Array, b: Array, lower: Array, upper: Array) -> None:
@@ -97,22 +99,31 @@ class Relaxation:
         cost[self.output] = c[self.alive]
         self.solver.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
         self.solver.run()
-        if self.solver.getModelStatus() == HighsModelStatus.kInfeasible:
+        infeasible = self.solver.getModelStatus() == HighsModelStatus.kInfeasible
+        if infeasible and self.phases:  # without any, only rounded bounds can contradict each other
             ray = np.array(self.solver.getDualRay()[2])
             if len(ray) and self._weak_duality(0 * cost, ray) > 0:  # a proof: no point, or 0 > 0
                 return Solution(math.inf, None, np.zeros(len(self.edge)))
         found = self.solver.getSolution()
-        y = np.array(found.row_dual) if found.dual_valid else np.zeros(len(self.row_lower))
+        usable = found.dual_valid and not infeasible
+        y = np.array(found.row_dual) if usable else np.zeros(len(self.row_lower))
         point = np.array(found.col_value) if found.value_valid else None
         return Solution(self._weak_duality(cost, y) + offset, point, np.abs(y[self.edge]))
 
-    def _weak_duality(self, cost: Array, y: Array) -> float:
-        """costᵀz ≥ yᵀ(rows at a bound) + (cost − rowsᵀy)ᵀ(columns at a bound), for any multipliers y."""
-        below, above = (y > 0) & (self.row_lower > -math.inf), (y < 0) & (self.row_upper < math.inf)
-        y = np.where(below | above, y, 0)  # a side without a bound can carry no multiplier
-        at_row = np.select([below, above], [self.row_lower, self.row_upper])
-        rest = cost - self.rows.T @ y
-        return float(y @ at_row + rest @ np.where(rest > 0, self.lower, self.upper))
+    def _weak_duality(self, cost: Array, prices: Array) -> float:
+        """costᵀξ ≥ λᵀ(rows at a bound) + (cost − Aᵀλ)ᵀ(columns at a bound), for any multipliers λ."""
+        below = (prices > 0) & (self.row_lower > -math.inf)
+        above = (prices < 0) & (self.row_upper < math.inf)
+        prices = np.where(below | above, prices, 0)  # an infinite side can carry no multiplier
+        at_row = np.where(below, self.row_lower, np.where(above, self.row_upper, 0))
+        rest = cost - self.transposed @ prices
+        at_column = np.where(rest > 0, self.lower, self.upper)
+        return float(prices @ at_row + rest @ at_column)
+
+    @property
+    def rows(self) -> sparse.csr_array:
+        """The matrix of the program, (rows, columns)."""
+        return self.transposed.T.tocsr()
 
     def violation(self, point: Array) -> Array:
         """h − max(a, 0) for every unstable unit: all 0 where the network itself can do it."""
@@ -132,6 +143,7 @@ class Relaxation:
         n, none = len(lower), np.empty(0, dtype=np.int32)
         self.solver.addCols(n, np.zeros(n), lower, upper, 0, np.zeros(n, dtype=np.int32), none, none)
         self.lower, self.upper = np.append(self.lower, lower), np.append(self.upper, upper)
+        self.transposed.resize((len(self.lower), len(self.row_lower)))
         return np.arange(len(self.lower) - n, len(self.lower))
 
     def _add_rows(
@@ -143,8 +155,7 @@ class Relaxation:
             wide[:, columns] = block
         new, old = sparse.csr_array(wide), len(self.row_lower)
         self.solver.addRows(len(lower), lower, upper, new.nnz, new.indptr[:-1], new.indices, new.data)
-        self.rows.resize((old, wide.shape[1]))
-        self.rows = sparse.vstack([self.rows, new], format="csr")
+        self.transposed = sparse.hstack([self.transposed, new.T], format="csr")
         self.row_lower, self.row_upper = (
             np.append(self.row_lower, lower),
             np.append(self.row_upper, upper),
@@ -164,6 +175,15 @@ def interval(W: Array, b: Array, lower: Array, upper: Array) -> tuple[Array, Arr
     """The smallest and the largest W h + b over lower ≤ h ≤ upper; see `bounds.interval`."""
     centre, radius = W @ ((upper + lower) / 2) + b, np.abs(W) @ ((upper - lower) / 2)
     return centre - radius, centre + radius
+
+
+def intervals(layers: Sequence[Layer], lower: Array, upper: Array) -> list[tuple[Array, Array]]:
+    """The interval bounds (l, u) of every hidden layer over the input box [lower, upper]."""
+    found = []
+    for W, b in layers[:-1]:
+        found.append(interval(W, b, lower, upper))
+        lower, upper = (np.maximum(end, 0) for end in found[-1])
+    return found
 
 
 def relax(

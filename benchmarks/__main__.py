@@ -13,19 +13,35 @@ import torch
 
 from adv_lib import data
 
-from . import defects, mnist_attacks, mnist_linear, networks, scale, sparse, speed
+from . import (
+    certified,
+    defects,
+    mnist_attacks,
+    mnist_linear,
+    networks,
+    scale,
+    sparse,
+    speed,
+    verification,
+)
 
 BOOK = Path(__file__).parent.parent / "book"
 PAGES = {
-    "benchmarks.md": {"speed": speed, "l1": sparse, "scale": scale, "defects": defects},
-    "reproduced.md": {"linear": mnist_linear, "mnist": mnist_attacks},
+    "benchmarks.md": {
+        "speed": speed,
+        "l1": sparse,
+        "scale": scale,
+        "defects": defects,
+        "verification": verification,
+    },
+    "reproduced.md": {"linear": mnist_linear, "mnist": mnist_attacks, "certified": certified},
 }
 HEADS = {
     "benchmarks.md": """# Benchmarks
 
-The attacks of `adv_lib` next to those of other libraries, on the same models and data. `make bench` runs
-everything on this page and rewrites it, here with Python {python} and PyTorch {torch} on a CPU in one
-thread. The other libraries: {libraries}.
+The attacks of `adv_lib` next to those of other libraries, and its bounds next to other ways to solve the
+same programs, on the same models and data. `make bench` runs everything on this page and rewrites it,
+here with Python {python} and PyTorch {torch} on a CPU in one thread. The other libraries: {libraries}.
 
 All contestants of a table take turns in one run. Times are CPU times, and medians over all turns. Trust
 the ratios, not the milliseconds. The targets were set before this code was written. secml-torch is

@@ -1,6 +1,7 @@
 """Random balls, batches and models for the tests, rich in ties, zeros and points on the edge."""
 
 import functools
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from adv_lib import data, losses, models, training
@@ -130,9 +132,25 @@ class Problem(NamedTuple):
             return losses.margin(self.model(self.x + delta), self.y)
 
 
-def problem(seed=0, shape=(8,), n=6, p=math.inf, eps=0.3, box=BOX, dtype=torch.float64, K=3) -> Problem:
-    """A small random network, inputs (n, *shape), a third of their entries at the box's edge, labels."""
-    model = models.mlp([math.prod(shape), 12, K], seeded(seed)).to(dtype)
+def problem(
+    seed=0,
+    shape=(8,),
+    n=6,
+    p=math.inf,
+    eps=0.3,
+    box=BOX,
+    dtype=torch.float64,
+    K=3,
+    hidden=(12,),
+    scale=1,
+) -> Problem:
+    """A small random network, inputs (n, *shape), a third of their entries at the box's edge, labels.
+
+    scale multiplies what PyTorch draws for the weights.
+    """
+    model = models.mlp([math.prod(shape), *hidden, K], seeded(seed)).to(dtype)
+    for parameter in model.parameters():
+        parameter.data *= scale
     x = (inputs((n, *shape), seed) if box else entries((n, *shape), seed, "plain")).to(dtype)
     model[-1].bias.data -= model(x).detach().mean(0)  # no class wins everywhere
     y = torch.randint(0, K, (n,), generator=seeded(seed))
@@ -149,6 +167,109 @@ def problems(draw, **fixed):
     options = {"shape": SHAPES, "p": ORDERS, "box": (None, BOX), "dtype": DTYPES}
     drawn = {name: draw(st.sampled_from(choices)) for name, choices in options.items()}
     return problem(**{"seed": seed, "n": n, "eps": eps, **drawn, **fixed})
+
+
+def _shared_relu():
+    relu = nn.ReLU()
+    return nn.Sequential(nn.Linear(4, 5), relu, nn.Linear(5, 4), relu, nn.Linear(4, 3))
+
+
+NETWORKS = {  # of every kind that bounds take: the shape of one sample, the layers
+    "mlp": ((4,), lambda: models.mlp([4, 6, 3])),
+    "deep mlp": ((1, 1, 3), lambda: models.mlp([3, 5, 4, 5, 4])),
+    "linear": ((1, 2, 3), lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 3))),
+    "convolution": (
+        (1, 4, 4),
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)
+        ),
+    ),
+    "dilated, in groups": (
+        (2, 3, 4),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 2, padding=(1, 0), dilation=2, groups=2),
+            nn.ReLU(),
+            nn.Conv2d(4, 2, 1, bias=False),
+            nn.ReLU(),
+            nn.Flatten(1, -1),
+            nn.Linear(12, 3),
+        ),
+    ),
+    "same padding": (
+        (1, 3, 3),
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 1, (1, 3), padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(9, 3)
+        ),
+    ),
+    "nested": (
+        (4,),
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(4, 5), nn.ReLU())),
+            nn.Sequential(nn.Sequential(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3)),
+        ),
+    ),
+    "affine after affine": (
+        (1, 3, 3),
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 2),
+            nn.Conv2d(2, 3, 2, bias=False),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(3, 4),
+            nn.Linear(4, 3),
+        ),
+    ),
+    "ReLU first": (
+        (1, 2, 2),
+        lambda: nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)),
+    ),
+    "ReLU last": ((4,), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.ReLU())),
+    "ReLU twice": ((4,), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.ReLU(), nn.Linear(5, 3))),
+    "one ReLU in two places": ((4,), _shared_relu),
+    "without a bias": (
+        (4,),
+        lambda: nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)),
+    ),
+}
+
+
+def network(kind: str, seed: int, scale: float = 2.0) -> nn.Sequential:
+    """A random network of this kind, in float64; scale multiplies what PyTorch draws."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed % 2**62)
+        model = NETWORKS[kind][1]().double()
+    for parameter in model.parameters():
+        parameter.data *= scale
+    return model
+
+
+Layers = list[tuple[np.ndarray, np.ndarray]]
+
+
+def layers_of(model: nn.Sequential) -> Layers:
+    """W and b of every Linear of a plain mlp, ReLU between them, as NumPy."""
+    linears = [layer for layer in model if isinstance(layer, nn.Linear)]
+    return [(f.weight.detach().double().numpy(), f.bias.detach().double().numpy()) for f in linears]
+
+
+def minimum_by_patterns(layers: Layers, lower: np.ndarray, upper: np.ndarray, c: np.ndarray) -> float:
+    """min cᵀz over the box: where every ReLU is told on or off the network is affine, so try all 2ⁿ."""
+    best = math.inf
+    for pattern in itertools.product((0.0, 1.0), repeat=sum(len(b) for _, b in layers[:-1])):
+        A, a, signs, rows, sides = np.eye(len(lower)), np.zeros(len(lower)), list(pattern), [], []
+        for W, b in layers[:-1]:  # h = A x + a of the layer before
+            A, a = W @ A, W @ a + b
+            on, signs = np.array(signs[: len(b)]), signs[len(b) :]
+            rows.append((1 - 2 * on)[:, None] * A)  # on: −(A x + a) ≤ 0, off: A x + a ≤ 0
+            sides.append((2 * on - 1) * a)
+            A, a = on[:, None] * A, on * a
+        W, b = layers[-1]
+        limits = {"A_ub": np.concatenate(rows), "b_ub": np.concatenate(sides)} if rows else {}
+        box = np.stack([lower, upper], 1)
+        result = linprog(c @ W @ A, **limits, bounds=box)
+        if result.status == 0:
+            best = min(best, result.fun + c @ (W @ a + b))
+    return best
 
 
 @functools.cache

@@ -14,7 +14,19 @@ import torch
 from torch import nn
 
 import adv_lib
-from adv_lib import attacks, data, evaluation, linear, losses, models, plots, training, widgets
+from adv_lib import (
+    attacks,
+    bounds,
+    data,
+    evaluation,
+    exact,
+    linear,
+    losses,
+    models,
+    plots,
+    training,
+    widgets,
+)
 from adv_lib.threat import Ball
 from adv_lib.widgets import Control
 
@@ -211,6 +223,87 @@ def measured(name, function, *more):
     yield name, lambda: call(partial(attacks.pgd, steps=-1)), "steps ≥ 0 -1"
 
 
+def networks(name, function, takes_labels=True):
+    """What everything that bounds a network, or searches it, refuses."""
+
+    def call(model=net, x=x, y=labels, ball=cube, **options):
+        function(model, x, *([y] if takes_labels else []), ball, **options)
+
+    yield name, lambda: call(x=x + 1), "x must lie in the box [0, 1] from"
+    yield name, lambda: call(x=with_entry(x, NAN)), "finite NaN"
+    yield name, lambda: call(x=with_entry(x, INF), ball=Ball(INF, 0.1)), "finite infinity"
+    yield name, lambda: call(x=(9 * x).long()), "floating-point int64"
+    yield name, lambda: call(x=x[0], y=labels[:1]), "batch (n, *shape) (2,)"
+    yield name, lambda: call(x=x[:0], y=labels[:0]), "at least one (0, 2)"
+    yield name, lambda: call(x=torch.rand(4, 3)), "'1' fit (3,) Linear(in_features=2"
+    yield name, lambda: call(ball=Ball(INF, torch.ones(3))), "eps 3 entries 4 samples"
+    yield name, lambda: call(ball=Ball(INF, -0.1)), "eps ≥ 0 -0.1"
+    yield name, lambda: call(lambda x: x), "nn.Sequential function"
+    yield name, lambda: call(nn.Sequential(nn.Linear(2, 3), nn.Tanh())), "Sequential '1' Tanh"
+    if takes_labels:
+        yield name, lambda: call(y=labels + 1), "4 labels 0 2 [1, 2, 3]"
+        yield name, lambda: call(y=labels - 1), "4 labels 0 2 -1"
+        yield name, lambda: call(y=labels[:3]), "4 labels (3,)"
+        yield name, lambda: call(y=labels[:, None]), "4 labels (4, 1)"
+        yield name, lambda: call(y=labels.float()), "int64 float32"
+        yield name, lambda: call(y=labels.int()), "int64 int32"
+
+
+def pieces():
+    """Layers that are no affine pieces, and those that do not fit, by name."""
+    name, of = (
+        "bounds.affine_pieces",
+        lambda *layers, shape=(4,): bounds.affine_pieces(nn.Sequential(*layers), shape),
+    )
+    first, image = nn.Linear(4, 3), (1, 4, 4)
+    yield (
+        name,
+        lambda: of(first, nn.BatchNorm1d(3), nn.ReLU()),
+        "Linear Conv2d Flatten ReLU '1' BatchNorm1d",
+    )
+    yield name, lambda: of(first, nn.Sequential(nn.ReLU(), nn.Tanh())), "'1.1' Tanh"
+    yield name, lambda: of(first, nn.Dropout(0.5)), "'1' Dropout"
+    yield name, lambda: of(first, nn.Softmax(1)), "'1' Softmax"
+    yield name, lambda: of(first, Custom()), "'1' Custom"
+    yield name, lambda: of(first, Squared()), "'1' Squared"
+    yield name, lambda: bounds.affine_pieces(Custom(), (4,)), "Sequential '' Custom"
+    yield name, lambda: bounds.affine_pieces(models.mlp, (4,)), "nn.Sequential function"
+    yield name, lambda: of(nn.Linear(16, 3), shape=image), "'0' fit (1, 4, 4) Linear"
+    yield name, lambda: of(nn.Linear(4, 3), shape=image), "'0' fit (1, 4, 4) Linear"
+    yield name, lambda: of(nn.Flatten(), nn.Linear(15, 3), shape=image), "'1' fit (16,) Linear"
+    yield name, lambda: of(nn.Conv2d(2, 3, 3), shape=image), "'0' fit (1, 4, 4) Conv2d(2,"
+    yield name, lambda: of(nn.Conv2d(1, 3, 5), shape=image), "'0' fit (1, 4, 4) Conv2d(1,"
+    yield name, lambda: of(nn.Conv2d(4, 3, 3), shape=(4, 4)), "'0' fit (4, 4) Conv2d"
+    reflecting = nn.Conv2d(1, 3, 3, padding=1, padding_mode="reflect")
+    yield name, lambda: of(reflecting, shape=image), "'0' Conv2d padding_mode=reflect"
+    yield name, lambda: of(nn.Flatten(2), shape=image), "'0' Flatten(start_dim=2 all axes"
+    yield name, lambda: of(nn.Flatten(1, 2), shape=image), "'0' Flatten end_dim=2"
+    yield name, lambda: of(nn.Flatten(0), shape=image), "'0' Flatten(start_dim=0"
+    for value in (NAN, INF):
+        for which in ("weight", "bias"):
+            broken = nn.Linear(4, 3)
+            getattr(broken, which).data.view(-1)[0] = value
+            yield name, lambda f=broken: of(nn.ReLU(), f), "finite NaN infinity '1' Linear"
+
+
+class Custom(nn.Module):
+    """A network with layers of the right kinds that does something else with them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.ReLU()
+
+    def forward(self, x):
+        return self.second(self.first(x)) ** 2
+
+
+class Squared(nn.ReLU):
+    """A ReLU by name only."""
+
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
 def along(x=x[:1], y=labels[:1], directions=(x[1:2],), distances=(eps,), **options):
     return evaluation.loss_along(net, x, y, directions, *distances, **options)
 
@@ -271,6 +364,47 @@ def table():
     yield name, lambda: square(cube, queries=0), "queries ≥ 1 0"
     for share in (0, -1, 1.1, NAN):
         yield name, lambda share=share: square(cube, share=share), f"share ≤ 1 {share}"
+
+    yield from pieces()
+    of_pieces, layer = bounds.affine_pieces(net, (2,)), bounds.pre_activations(net, x, cube)[0]
+    for method in ("interval", "lp"):
+        within = partial(bounds.pre_activations, method=method)
+        yield from networks("bounds.pre_activations", within, takes_labels=False)
+        name, margins = "bounds.margins", partial(bounds.margins, method=method)
+        yield from networks(name, margins)
+        given = partial(margins, net, x, labels, cube)
+        for bad, words in (
+            ([], "for each ReLU [(4, 4)]"),
+            ([layer, layer], "for each ReLU [(4, 4)]"),
+            ([bounds.Bounds(layer.lower[:3], layer.upper[:3])], "(4, 4) (3, 4)"),
+            ([bounds.Bounds(layer.upper + 1, layer.lower)], "lower ≤ upper"),
+            ([bounds.Bounds(NAN * layer.lower, layer.upper)], "NaN"),
+            ([bounds.Bounds(layer.lower - INF, layer.upper)], "finite infinity"),
+            ([bounds.Bounds(layer.lower, layer.upper + INF)], "finite infinity"),
+        ):
+            yield name, lambda f=given, bad=bad: f(layer_bounds=bad), words
+    for method in ("dual", None):
+        unknown = f"interval lp {method!r}"
+        yield name, lambda m=method: bounds.margins(net, x, labels, cube, m), unknown
+        yield "bounds.pre_activations", lambda m=method: bounds.pre_activations(net, x, cube, m), unknown
+    for p in (1, 2):
+        other, words = Ball(p, 0.1), f"p = math.inf {p}"
+        yield name, lambda b=other: bounds.margins(net, x, labels, b, "lp"), words
+        yield "bounds.pre_activations", lambda b=other: bounds.pre_activations(net, x, b, "lp"), words
+        yield "bounds.problems", lambda b=other: bounds.problems(of_pieces, x, b), words
+        yield "exact.margins", lambda b=other: exact.margins(net, x, labels, b), words
+        yield "exact.certify", lambda b=other: exact.certify(net, x, labels, b), words
+    yield "bounds.check_batch", lambda: bounds.check_batch(x[0]), "(n, *shape) (2,)"
+    yield "bounds.check_batch", lambda: bounds.check_batch(x[:0]), "at least one (0, 2)"
+    yield "bounds.check_labels", lambda: bounds.check_labels(of_pieces, x, labels + 1), "0 2 [1, 2, 3]"
+    for name, function in (("exact.margins", exact.margins), ("exact.certify", exact.certify)):
+        yield from networks(name, function)
+        for limit in (0, -1, NAN):
+            limited = partial(function, net, x, labels, cube, time_limit=limit)
+            yield name, limited, f"time seconds > 0 None {limit}"
+    searched = partial(exact.margins, net, x, labels, cube)
+    for method in ("lp", None):
+        yield "exact.margins", lambda m=method: searched(method=m), f"search mip {method!r}"
 
     yield "data.load", lambda: data.load("imagenet"), "unknown 'imagenet' digits mnist cifar10"
     yield "data.load", lambda: data.load(None), "unknown None digits"
@@ -378,11 +512,25 @@ TABLE = list(table())
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
     "attacks.Iterate",
+    "bounds.Affine",
+    "bounds.Bounds",
+    "bounds.each",  # calls a function and lets its errors through
+    "bounds.interval",  # what it is given comes from affine_pieces and its like
     "data.Data",
     "evaluation.Rate",
+    "exact.Certificates",
+    "exact.Found",
+    "exact.Margins",
+    "exact.mip",  # these two get a relaxation that bounds.problems checked
+    "exact.search",
     "linear.logistic",
     "models.evaluating",
     "plots.use_style",
+    "relaxation.Relaxation",  # arrays inside; bounds and exact check what comes in
+    "relaxation.Solution",
+    "relaxation.interval",
+    "relaxation.intervals",
+    "relaxation.relax",
     "threat.Region",
     "training.Epoch",
     "widgets.Control",

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -72,6 +73,52 @@ OPEN["attacks.scaled"] = (
         (lambda z, y: (rivals(z, y).amax(1) - own(z, y)).clamp(min=0), "no gradient when z_y leads"),
         (lambda z, y: -own(z, y), "nearest to overtaking"),
         (lambda z, y: z.sum(1) - 2 * own(z, y), "nearest to overtaking"),
+    ],
+)
+
+OPEN["exact_and_relaxed.triangle"] = (
+    [
+        lambda a, h, l, u: [h >= 0, h >= a, (u - l) * h <= u * (a - l)],
+        lambda a, h, l, u: (h >= cp.pos(a), h <= u / (u - l) * (a - l)),
+        lambda a, h, l, u: [h >= 0, h >= a, h <= u * (a - l) / (u - l), a >= l, a <= u],
+    ],
+    [
+        (3, "expected a function"),
+        (lambda a, h, l, u: None, "expected a list of constraints, got NoneType"),
+        (lambda a, h, l, u: [h * a >= 0], "not linear"),
+        (lambda a, h, l, u: [h >= a, (u - l) * h <= u * (a - l)], "h ≥ 0 is missing"),
+        (lambda a, h, l, u: [h >= 0, (u - l) * h <= u * (a - l)], "h ≥ a is missing"),
+        (lambda a, h, l, u: [h >= 0, h >= a, h <= u], "the chord from (l, 0) to (u, u)"),
+        (lambda a, h, l, u: [h >= 0, h >= a, (u - l) * h <= u * a], "That is the ReLU itself"),
+        (lambda a, h, l, u: [h >= 0, h >= a, h <= u / 2 + a / 2], "the chord from (l, 0)"),
+        (
+            lambda a, h, l, u: [h >= 0, h >= a, (u - l) * h <= u * (a - l), h + 0.1 <= u],
+            "the ReLU itself",
+        ),
+    ],
+)
+OPEN["exact_and_relaxed.unsound"] = (
+    [[1.5, -0.5, 1.0], (-1.5, -0.5, -1), torch.tensor([2.0, 1.0, 1.0])],
+    [
+        ([1.5, -0.5], "three finite numbers"),
+        ([1.5, NAN, 1.0], "three finite numbers"),
+        ([1.5, -0.5, 2.0], "outside [−1, 1]"),
+        ([1.5, -0.5, 0.0], "try another x"),
+        ([0.5, 1.0, 1.0], "This unit is stable"),
+        ([0.5, -1.0, 1.0], "This unit is stable"),
+    ],
+)
+OPEN["exact_and_relaxed.faster"] = (
+    [["A", "B", "same"], ("A", "B", "same")],
+    [
+        ("A", "expected three"),
+        (["A", "B"], "expected three"),
+        (["A", "B", "C"], 'pair 3: expected "A", "B" or "same"'),
+        (["B", "B", "same"], "A larger ball"),
+        (["same", "B", "same"], "A larger ball"),
+        (["A", "A", "same"], "Offsets that keep units on"),
+        (["A", "B", "A"], "doubled"),
+        (["A", "B", "B"], "doubled"),
     ],
 )
 

@@ -11,7 +11,19 @@ import pytest
 import torch
 from strategies import BOX, ORDERS, generators
 
-from adv_lib import attacks, data, evaluation, linear, losses, models, plots, training, widgets
+from adv_lib import (
+    attacks,
+    bounds,
+    data,
+    evaluation,
+    exact,
+    linear,
+    losses,
+    models,
+    plots,
+    training,
+    widgets,
+)
 from adv_lib.threat import Ball
 
 g = torch.Generator().manual_seed(0)
@@ -24,6 +36,7 @@ w, b, W, B = (
 )
 labels, eps = torch.tensor([0, 1, 2, 0, 1, 2]), torch.rand(6, generator=g)
 targets, net, image = (labels + 1) % 3, models.mlp([4, 5, 3]), torch.rand(6, 1, 4, 4, generator=g)
+cube = Ball(math.inf, eps, BOX)
 
 
 def draw(value):
@@ -51,6 +64,17 @@ CALLS = {
     "square images": lambda: attacks.square(
         models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
     ),
+    "pieces": lambda: [piece.matrix() for piece in bounds.affine_pieces(net, (4,))],
+    "layer bounds lp": lambda: bounds.pre_activations(net, x, cube, "lp"),
+    "margins lp": lambda: bounds.margins(net, x, labels, cube, "lp"),
+    "margins on lp": lambda: bounds.margins(
+        net, x, labels, cube, layer_bounds=bounds.pre_activations(net, x, cube, "lp")
+    ),
+    "certify": lambda: vars(exact.certify(net, x, labels, cube)),
+    **{
+        f"exact {method}": lambda method=method: vars(exact.margins(net, x, labels, cube, method=method))
+        for method in exact.SOLVERS
+    },
 }
 ATTACKS = {
     "fgsm": attacks.fgsm,
@@ -79,6 +103,8 @@ for p in ORDERS:
                 "certified": lambda ball=ball: linear.certified(W, B, x, labels, ball),
                 "bound": lambda ball=ball: linear.robust_cross_entropy_bound(W, B, x, labels, ball),
                 "at": lambda ball=ball: vars(ball.at(x)),
+                "layer bounds": lambda ball=ball: bounds.pre_activations(net, x, ball),
+                "intervals": lambda ball=ball: bounds.margins(net, x, labels, ball),
                 "survivors": lambda ball=ball: evaluation.survivors(
                     net, x, labels, ball, [attacks.fgsm]
                 ),
@@ -217,6 +243,12 @@ def test_the_computation_is_imported_without_the_libraries_it_may_not_need():
     assert "torch" in held
 
 
+def test_programs_are_imported_without_their_solver_before_one_is_solved():
+    held = after_importing("adv_lib.relaxation", "adv_lib.bounds", "adv_lib.exact")
+    absent = {"highspy", "joblib", "dask", "cvxpy", "torchvision", "sklearn", "matplotlib"}
+    assert held & absent == set()
+
+
 def test_the_figures_are_imported_without_a_kernel_or_a_solver():
     held = after_importing("adv_lib.plots", "adv_lib.widgets")
     assert held & {"torchvision", "cvxpy", "sklearn", "ipywidgets", "IPython"} == set()
@@ -229,14 +261,15 @@ def test_the_package_itself_imports_nothing_heavy():
 def test_importing_changes_no_global_setting():
     program = """
 import random, warnings
-import matplotlib, numpy, torch
+import matplotlib, numpy, scipy.sparse, torch
 def state():
     return [torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state()),
             torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
             dict(matplotlib.rcParams), list(warnings.filters)]
 before = state()
-import adv_lib.attacks, adv_lib.checks.attacks, adv_lib.checks.linear_models, adv_lib.data
-import adv_lib.evaluation, adv_lib.linear, adv_lib.losses, adv_lib.models, adv_lib.plots
+import adv_lib.attacks, adv_lib.bounds, adv_lib.checks.attacks, adv_lib.checks.linear_models
+import adv_lib.data, adv_lib.evaluation, adv_lib.exact, adv_lib.linear, adv_lib.losses, adv_lib.models
+import adv_lib.plots, adv_lib.relaxation
 import adv_lib.threat, adv_lib.training, adv_lib.widgets
 assert state() == before
 """

@@ -38,13 +38,14 @@ four_inequalities = Numbers(
 
 elision = Numbers(
     expected=(-1.5, 0.5),
-    labels=("l_y − u_k", "the smallest z_y − z_k"),
+    labels=("the smallest z_y minus the largest z_k", "the smallest z_y − z_k"),
     mistakes={
         "The second is not the first again: subtract the rows, then look for the worst corner once.": (
             -1.5,
             -1.5,
         ),
-        "You left out the offset b_y = 0.5.": (-2.0, 0.0),
+        "You left out the offset 0.5 of z_y.": (-2.0, 0.0),
+        "The two numbers are exchanged: two separate intervals come first.": (0.5, -1.5),
         "The first is the pessimist's: the smallest z_y minus the largest z_k.": (3.5, 0.5),
         "w_y − w_k = (1, 0) is positive in h₁, so the worst h₁ is its lower end, 0.": (-1.5, 1.5),
     },
@@ -59,32 +60,46 @@ def _interval(W: Tensor, b: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.stack([up @ lower - down @ upper + b, up @ upper - down @ lower + b])
 
 
-_LAYER = (torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([0.5, -1.0]))
+def _both_ends(W: Tensor, b: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.stack([W @ lower + b, W @ upper + b])
 
-interval = Code(
+
+_LAYER = (torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, -1.0]]), torch.tensor([0.5, -1.0, 2.0]))
+
+
+class _Interval(Code):
+    """The answer is one tensor; two tensors in a pair are a near miss that deserves its own sentence."""
+
+    def examine(self, answer: Callable) -> str | None:
+        got = answer(*self.cases[0]) if callable(answer) else None
+        if isinstance(got, tuple | list) and any(isinstance(part, Tensor) for part in got):
+            return "you return two things. Stack them into one tensor (2, m): torch.stack([…, …])."
+        return super().examine(answer)
+
+
+interval = _Interval(
     reference=_interval,
     cases=[
         (*_LAYER, torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 2.0])),
         (-_LAYER[0], _LAYER[1], torch.tensor([0.2, -3.0]), torch.tensor([0.4, 1.0])),
     ],
     mistakes={
-        "You sent the two ends through the layer. A negative weight turns an interval around: its upper "
-        "end gives the smallest value.": lambda W, b, lower, upper: torch.stack(
-            [W @ lower + b, W @ upper + b]
+        "You sent the two ends through the layer, or used W r where it should be |W| r. A negative "
+        "weight turns an interval around: its upper end gives the smallest value.": _both_ends,
+        "You sent the two ends through the layer and sorted what came out. With weights of both signs "
+        "neither end of the box is the worst: every weight takes the end that suits its own sign.": (
+            lambda *layer: _both_ends(*layer).sort(0).values
         ),
         "b is missing.": lambda W, b, lower, upper: _interval(W, 0 * b, lower, upper),
         "The lower bounds come first, then the upper ones.": (
             lambda W, b, lower, upper: _interval(W, b, lower, upper).flip(0)
         ),
-        "The half width is |W| r, not W r: a negative weight widens the interval too.": (
-            lambda W, b, lower, upper: (
-                torch.stack(
-                    [
-                        W @ (lower + upper) / 2 + b - W @ (upper - lower) / 2,
-                        W @ (lower + upper) / 2 + b + W @ (upper - lower) / 2,
-                    ]
-                )
-                + torch.tensor([[1e-12], [0]])
+        "Check the sign of the term with [W]₋: it is subtracted.": (
+            lambda W, b, lower, upper: torch.stack(
+                [
+                    W.clamp(min=0) @ lower + (-W).clamp(min=0) @ upper + b,
+                    W.clamp(min=0) @ upper + (-W).clamp(min=0) @ lower + b,
+                ]
             )
         ),
         "Bound the pre-activation. The ReLU comes afterwards.": (
@@ -128,6 +143,11 @@ verdicts = Code(
         "A bound of exactly 0 does not rule out a tie: robust means above 0.": (
             lambda proved, attacked: (proved >= 0).long() - (attacked <= 0).long()
         ),
+        "Both ties are wrong: a bound of exactly 0 is no proof, and a margin of exactly 0 is broken.": (
+            lambda proved, attacked: (proved >= 0).long() - (attacked < 0).long()
+        ),
+        "You looked at the bound alone. Where it fails, the attack may have broken the sample, and "
+        "where both fail the answer is unknown.": lambda proved, attacked: torch.sign(proved).long(),
         "Robust and broken are exchanged.": lambda proved, attacked: -_verdicts(proved, attacked),
     },
     praise="robust needs a proof, broken needs a δ, and between them there is an honest word.",
@@ -159,7 +179,7 @@ class _Triangle(Exercise):
             outside = {
                 (low / 2, -0.1): "A ReLU is never negative: h ≥ 0 is missing.",
                 (high / 2, high / 2 - 0.1): "A ReLU is at least its input: h ≥ a is missing.",
-                (0.0, top + 0.1): "The upper side is the chord from (l, 0) to (u, u).",
+                (0.0, top + 0.01): "The upper side is the chord from (l, 0) to (u, u).",
             }
             for (at, height), sentence in outside.items():
                 if self._allows(answer, at, height, low, high):
@@ -172,7 +192,12 @@ class _Triangle(Exercise):
 
         a, h = cp.Variable(), cp.Variable()
         given = [cp.abs(a - at) <= 1e-6, cp.abs(h - height) <= 1e-6]
-        problem = cp.Problem(cp.Minimize(0), given + list(answer(a, h, low, high)))
+        constraints = answer(a, h, low, high)
+        if not isinstance(constraints, list | tuple):
+            raise TypeError(f"expected a list of constraints, got {type(constraints).__name__}")
+        problem = cp.Problem(cp.Minimize(0), [*given, *constraints])
+        if not problem.is_dcp():
+            raise TypeError("the constraints are not linear in a and h")
         problem.solve(solver=cp.HIGHS)
         return problem.status == cp.OPTIMAL
 

@@ -1,0 +1,502 @@
+"""Exact verification: three independent answers agree, witnesses are real, no word is ever wrong."""
+
+import itertools
+import math
+import os
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import (
+    BOX,
+    NETWORKS,
+    entries,
+    inputs,
+    layers_of,
+    minimum_by_patterns,
+    network,
+    problem,
+    seeded,
+    seeds,
+    trained_on_digits,
+)
+from torch import nn
+
+from adv_lib import attacks, bounds, exact, linear, losses, models
+from adv_lib.exact import TOLERANCE
+from adv_lib.threat import Ball
+
+MIP = 1e-4  # what the solver's own tolerances leave of the answer by "mip"
+ROUNDING = 1e-9
+each_kind = pytest.mark.parametrize("kind", NETWORKS)
+each_solver = pytest.mark.parametrize("method", exact.SOLVERS)
+boxes = st.sampled_from([None, BOX])
+cubes = st.sampled_from([0.0, 0.02, 0.1, 0.4])
+
+
+def case(kind="deep mlp", seed=0, eps=0.2, box=BOX, n=2, right=False, each_eps=False, scale=2.0):
+    """A random network of this kind, inputs, labels (what it says of x, if right), and a cube."""
+    model, shape = network(kind, seed, scale).requires_grad_(False), NETWORKS[kind][0]
+    x = inputs((n, *shape), seed) if box else entries((n, *shape), seed, "plain")
+    z = model(x)
+    y = z.argmax(1) if right else torch.randint(0, z.shape[1], (n,), generator=seeded(seed))
+    if each_eps:
+        eps = eps * torch.rand(n, generator=seeded(seed), dtype=torch.float64)
+    return model, x, y, Ball(math.inf, eps, box)
+
+
+def hard(seed=0, n=2, eps=0.2, right=True):
+    """A network with so many unstable units that the search has something to do, and its own labels."""
+    model, x, y, ball = problem(seed, (4,), n, eps=eps, hidden=(12, 12), scale=2)
+    model.requires_grad_(False)
+    return model, x, model(x).argmax(1) if right else y, ball
+
+
+def differences(z, y):
+    """z_y − z_k for every class k, +∞ at k = y."""
+    margin = z.gather(1, y[:, None]) - z
+    return margin.masked_fill(nn.functional.one_hot(y, z.shape[1]).bool(), math.inf)
+
+
+def cube(x, ball):
+    """The ends of [x − ε, x + ε] ∩ [lo, hi], by no method of Ball."""
+    eps = torch.as_tensor(ball.eps, dtype=x.dtype).reshape(-1, 1)
+    lo, hi = ball.box or (-math.inf, math.inf)
+    rows = x.flatten(1)
+    return (rows - eps).clamp(min=lo), (rows + eps).clamp(max=hi)
+
+
+def anywhere(x, ball, count, seed=0):
+    """(count, n, *shape): points of the cube around every x, a third of their entries at its ends."""
+    lower, upper = cube(x, ball)
+    share = torch.rand(count, *lower.shape, generator=seeded(seed), dtype=x.dtype)
+    share = (1.5 * share - 0.25).clamp(0, 1)
+    return (lower + share * (upper - lower)).reshape(count, *x.shape)
+
+
+def equal(a, b):
+    """Whether two answers agree in all that they hold, up to the last digits of a sum."""
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)]
+    near = {"rtol": 0, "atol": ROUNDING}
+    return all(torch.allclose(u, v, **near) if torch.is_tensor(u) else u == v for u, v in pairs)
+
+
+# ---- three answers ----
+
+
+@settings(max_examples=25)
+@given(st.sampled_from([[2, 5, 3], [3, 3, 3, 3], [2, 2, 2, 2, 2]]), seeds, boxes, cubes)
+def test_the_search_and_the_integer_program_find_the_minimum_over_all_patterns_of_on_and_off(
+    widths, seed, box, eps
+):
+    """A third answer that knows neither: one linear program for each of the 2ⁿ patterns."""
+    model = models.mlp(widths, seeded(seed)).double().requires_grad_(False)
+    for weight in model.parameters():
+        weight *= 2
+    x = (inputs if box else lambda s, seed: entries(s, seed, "plain"))((1, widths[0]), seed)
+    y, ball = torch.tensor([seed % widths[-1]]), Ball(math.inf, eps, box)
+    searched = exact.margins(model, x, y, ball, jobs=1)
+    solved = exact.margins(model, x, y, ball, method="mip", jobs=1)
+    assert searched.closed.all()
+    lower, upper = (end[0].numpy() for end in cube(x, ball))
+    for k in range(widths[-1]):
+        if k == y:
+            continue
+        c = np.eye(widths[-1])[y[0]] - np.eye(widths[-1])[k]
+        least = minimum_by_patterns(layers_of(model), lower, upper, c)
+        assert searched.margins[0, k].item() == pytest.approx(least, abs=TOLERANCE)
+        assert searched.margins[0, k] <= least + ROUNDING
+        assert searched.attained[0, k] >= least - ROUNDING
+        assert solved.margins[0, k].item() == pytest.approx(least, abs=MIP)
+        assert solved.attained[0, k].item() == pytest.approx(least, abs=MIP)
+
+
+@each_kind
+@settings(max_examples=4)
+@given(seeds, boxes, cubes)
+def test_both_methods_agree_on_networks_of_every_kind(kind, seed, box, eps):
+    model, x, y, ball = case(kind, seed, eps, box)
+    answers = [exact.margins(model, x, y, ball, method=m, jobs=1) for m in exact.SOLVERS]
+    torch.testing.assert_close(answers[0].margins, answers[1].margins, rtol=0, atol=MIP)
+    torch.testing.assert_close(answers[0].attained, answers[1].attained, rtol=0, atol=MIP)
+
+
+@settings(max_examples=15)
+@given(seeds, boxes, cubes)
+def test_without_a_relu_the_margins_are_those_of_a_linear_model(seed, box, eps):
+    model, x, y, ball = case("linear", seed, eps, box, n=3, each_eps=True)
+    expected = linear.margins(*linear.weights(model), x, y, ball)
+    for method in exact.SOLVERS:
+        found = exact.margins(model, x, y, ball, method=method, jobs=1)
+        torch.testing.assert_close(found.margins, expected, rtol=0, atol=ROUNDING)
+        torch.testing.assert_close(found.attained, expected, rtol=0, atol=ROUNDING)
+    answer = exact.certify(model, x, y, ball, jobs=1)
+    certified = linear.certified(*linear.weights(model), x, y, ball)
+    clear = expected.amin(1).abs() > 2 * TOLERANCE
+    assert torch.equal(answer.are("robust")[clear], certified[clear])
+
+
+@each_solver
+@pytest.mark.parametrize("shift", [-50.0, 50.0])
+def test_where_no_unit_is_unstable_one_program_is_enough(shift, method):
+    """All units off: the logits are the last bias. All on: a linear model."""
+    model, x, y, ball = case("mlp", 0)
+    (W, _), (V, a) = layers_of(model)
+    model[1].bias.fill_(shift)
+    on = float(shift > 0)
+    product, offset = torch.from_numpy(on * V @ W), torch.from_numpy(on * V.sum(1) * shift + a)
+    found = exact.margins(model, x, y, ball, method=method, jobs=1)
+    expected = linear.margins(product, offset, x, y, ball)
+    torch.testing.assert_close(found.margins, expected, rtol=0, atol=ROUNDING)
+    assert (found.nodes <= 1).all()
+    assert found.closed.all()
+
+
+# ---- the witness ----
+
+
+@each_kind
+@settings(max_examples=5)
+@given(seeds, boxes, cubes, st.booleans())
+def test_the_witness_is_allowed_and_reaches_what_is_attained(kind, seed, box, eps, each_eps):
+    model, x, y, ball = case(kind, seed, eps, box, each_eps=each_eps)
+    for method in exact.SOLVERS:
+        found = exact.margins(model, x, y, ball, method=method, jobs=1)
+        K = model(x).shape[1]
+        assert (found.delta.shape, found.delta.dtype) == ((2, K, *x.shape[1:]), x.dtype)
+        assert (found.margins <= found.attained).all()
+        for k in range(K):
+            delta, others = found.delta[:, k], y != k
+            assert ball.contains(delta, x).all()
+            assert (delta[~others] == 0).all()
+            if box:
+                assert ((x + delta >= 0) & (x + delta <= 1)).all()
+            reached = differences(model(x + delta), y)[:, k]
+            torch.testing.assert_close(reached[others], found.attained[others, k], rtol=0, atol=ROUNDING)
+        assert torch.equal(found.attained == math.inf, nn.functional.one_hot(y, K).bool())
+        if method == "search":
+            assert found.closed.all()
+
+
+def test_a_witness_in_float32_is_allowed_in_float32_and_reaches_it_up_to_rounding():
+    for box in (None, BOX):
+        model, x, y, ball = case(n=4, box=box)
+        model, x = model.float(), x.float()
+        found = exact.margins(model, x, y, ball)
+        assert (found.margins.dtype, found.attained.dtype) == (torch.float64, torch.float64)
+        assert found.delta.dtype == torch.float32
+        for k in range(4):
+            delta, others = found.delta[:, k], y != k
+            assert ball.contains(delta, x).all()
+            reached = differences(model(x + delta), y)[others, k].double()
+            torch.testing.assert_close(reached, found.attained[others, k], rtol=0, atol=1e-5)
+
+
+# ---- the order: intervals, programs, the minimum, attacks ----
+
+
+@each_kind
+@settings(max_examples=4)
+@given(seeds, boxes, cubes)
+def test_intervals_programs_the_minimum_and_attacks_stand_in_this_order(kind, seed, box, eps):
+    model, x, y, ball = case(kind, seed, eps, box)
+    layers = bounds.pre_activations(model, x, ball)
+    interval = bounds.margins(model, x, y, ball)
+    program = bounds.margins(model, x, y, ball, "lp", layer_bounds=layers, jobs=1)
+    tight = bounds.margins(model, x, y, ball, "lp", jobs=1)
+    found = exact.margins(model, x, y, ball, jobs=1)
+    assert (interval <= program + TOLERANCE).all()
+    assert (program <= tight + TOLERANCE).all()
+    assert (tight <= found.attained + ROUNDING).all()
+    assert (tight <= found.margins + 2 * TOLERANCE).all()
+    for step in range(1, model(x).shape[1]):
+        targets = (y + step) % model(x).shape[1]
+        delta = attacks.pgd(model, x, y, ball, targets=targets)
+        reached = differences(model(x + delta), y).gather(1, targets[:, None])
+        assert (reached >= found.margins.gather(1, targets[:, None]) - ROUNDING).all()
+        assert (reached >= found.attained.gather(1, targets[:, None]) - TOLERANCE).all()
+
+
+@each_kind
+@settings(max_examples=6)
+@given(seeds, boxes, cubes)
+def test_no_point_of_the_cube_has_a_smaller_margin(kind, seed, box, eps):
+    model, x, y, ball = case(kind, seed, eps, box)
+    found = exact.margins(model, x, y, ball, jobs=1)
+    moved = anywhere(x, ball, 1000, seed)
+    reached = differences(model(moved.flatten(0, 1)), y.repeat(1000)).reshape(1000, 2, -1)
+    assert (reached >= found.margins - ROUNDING).all()
+
+
+def test_a_search_that_needs_many_nodes_ends_with_the_minimum():
+    for seed in range(5):
+        model, x, y, ball = hard(seed, eps=0.4)
+        found = exact.margins(model, x, y, ball, jobs=1)
+        assert found.nodes.max() > 5
+        assert found.closed.all()
+        solved = exact.margins(model, x, y, ball, method="mip", jobs=1)
+        torch.testing.assert_close(found.margins, solved.margins, rtol=0, atol=MIP)
+        relaxed = bounds.margins(model, x, y, ball, "lp", jobs=1)
+        assert (relaxed < found.margins - 0.01).any()
+
+
+@each_solver
+@pytest.mark.parametrize("seconds", [1e-9, 1e-3, 0.01])
+def test_a_time_limit_leaves_both_ends_true(method, seconds):
+    for seed in range(3):
+        model, x, y, ball = hard(seed, eps=0.4)
+        full = exact.margins(model, x, y, ball, jobs=1)
+        cut = exact.margins(model, x, y, ball, method=method, time_limit=seconds, jobs=1)
+        slack = ROUNDING if method == "search" else MIP
+        assert (cut.margins <= full.attained + slack).all()
+        assert (cut.attained >= full.margins - slack).all()
+        assert (cut.margins > -math.inf).all()
+        for k in range(3):
+            assert ball.contains(cut.delta[:, k], x).all()
+        if seconds == 1e-9:
+            assert not cut.closed.all()
+
+
+def test_closed_means_known_up_to_the_tolerance():
+    inf = math.inf
+    made = exact.Margins(
+        torch.tensor([[inf, 1.0, 1.0, -inf]]),
+        torch.tensor([[inf, 1 + TOLERANCE / 2, 1.1, 0.0]]).double(),
+        torch.zeros(1, 4, 1),
+        torch.zeros(1, 4),
+    )
+    assert made.closed.tolist() == [[True, True, False, False]]
+
+
+# ---- certificates ----
+
+
+def assert_true(answer, model, x, y, ball, count=300, slack=ROUNDING):
+    """What an answer says of each sample is so, as far as points of the cube and an attack can tell."""
+    broken, robust = answer.are("broken"), answer.are("robust")
+    assert set(answer.status) <= {"robust", "broken", "unknown"}
+    assert set(answer.stage) <= {"interval", "attack", "lp", "search"}
+    assert ball.contains(answer.delta, x).all()
+    assert (answer.delta[~broken] == 0).all()
+    assert (losses.margin(model(x + answer.delta), y)[broken] >= 0).all()
+    moved = anywhere(x, ball, count)
+    lead = -losses.margin(model(moved.flatten(0, 1)), y.repeat(count)).reshape(count, -1).amax(0)
+    delta = attacks.pgd(model, x, y, ball, steps=100)
+    lead = lead.minimum(-losses.margin(model(x + delta), y))
+    assert (lead[robust] > 0).all()
+    assert (answer.margins <= lead + slack).all()
+    assert (answer.margins[robust] > TOLERANCE).all()
+
+
+@each_kind
+@settings(max_examples=5)
+@given(seeds, boxes, cubes, st.booleans(), st.booleans())
+def test_no_word_is_wrong(kind, seed, box, eps, right, each_eps):
+    model, x, y, ball = case(kind, seed, eps, box, n=3, right=right, each_eps=each_eps)
+    assert_true(exact.certify(model, x, y, ball, jobs=1), model, x, y, ball)
+
+
+@each_kind
+@settings(max_examples=5)
+@given(seeds, boxes, cubes)
+def test_the_words_are_the_signs_of_the_exact_margins(kind, seed, box, eps):
+    model, x, y, ball = case(kind, seed, eps, box, n=3, right=True)
+    answer, found = (f(model, x, y, ball, jobs=1) for f in (exact.certify, exact.margins))
+    least, reached = found.margins.amin(1), found.attained.amin(1)
+    for word, low, high in zip(answer.status, least, reached, strict=True):
+        if low > 2 * TOLERANCE:
+            assert word == "robust"
+        if high < -2 * TOLERANCE:
+            assert word == "broken"
+    assert (answer.margins <= reached + ROUNDING).all()
+
+
+def test_all_four_stages_answer_and_the_proved_margin_is_that_of_the_smallest_class():
+    """A class that only intervals looked at can have a smaller margin than those asked about again."""
+    stages = set()
+    for seed, eps in itertools.product(range(7), (0.02, 0.1, 0.15)):
+        model, x, y, ball = hard(seed, n=4, eps=eps)
+        answer = exact.certify(model, x, y, ball, jobs=1)
+        found = exact.margins(model, x, y, ball, jobs=1)
+        assert (answer.margins <= found.attained.amin(1) + ROUNDING).all()
+        stages |= {*zip(answer.status, answer.stage, strict=True)}
+        searched = torch.tensor([stage == "search" for stage in answer.stage])
+        assert (answer.nodes[searched] > 0).all()
+        assert (answer.nodes[~searched] == 0).all()
+        cheap = bounds.margins(model, x, y, ball).amin(1)
+        assert (answer.margins >= cheap).all()
+    assert stages >= {("robust", "interval"), ("broken", "attack"), ("robust", "lp")}
+    assert stages >= {("robust", "search"), ("broken", "search")}
+
+
+def test_ten_thousand_points_and_a_long_attack_contradict_no_certificate():
+    for seed in range(3):
+        model, x, y, ball = hard(seed, n=10, eps=0.15)
+        assert_true(exact.certify(model, x, y, ball, jobs=1), model, x, y, ball, count=10_000)
+
+
+def test_what_is_misclassified_or_tied_is_broken_without_moving():
+    model = models.linear(2, 3).double().requires_grad_(False)
+    model[1].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    model[1].bias.zero_()
+    x = torch.tensor([[0.9, 0.2], [0.5, 0.5], [0.2, 0.9]]).double()
+    answer = exact.certify(model, x, torch.zeros(3, dtype=torch.int64), Ball(math.inf, 0.0))
+    assert answer.status == ("robust", "broken", "broken")
+    assert (answer.delta == 0).all()
+    torch.testing.assert_close(answer.margins, torch.tensor([0.7, 0.0, -0.7]).double())
+    narrow = exact.certify(model, x, torch.zeros(3, dtype=torch.int64), Ball(math.inf, 0.3))
+    assert narrow.status == ("robust", "broken", "broken")
+    touched = exact.certify(model, x[:1], torch.tensor([0]), Ball(math.inf, 0.375))
+    assert touched.status == ("broken",)
+
+
+@settings(max_examples=15)
+@given(seeds, boxes)
+def test_a_ball_of_radius_0_asks_whether_x_is_right(seed, box):
+    model, x, y, ball = case("deep mlp", seed, 0.0, box, n=4)
+    answer = exact.certify(model, x, y, ball, jobs=1)
+    right = losses.margin(model(x), y) < 0
+    assert torch.equal(answer.are("robust"), right)
+    assert torch.equal(answer.are("broken"), ~right)
+    least = differences(model(x), y).amin(1)
+    torch.testing.assert_close(answer.margins, least, rtol=0, atol=ROUNDING)
+
+
+def test_every_sample_is_judged_by_its_own_radius():
+    model, x, y, _ = case("mlp", 4, n=6, right=True)
+    eps = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.3, 1.0]).double()
+    together = exact.certify(model, x, y, Ball(math.inf, eps, BOX))
+    found = exact.margins(model, x, y, Ball(math.inf, eps, BOX))
+    for i in range(6):
+        one = (model, x[i : i + 1], y[i : i + 1], Ball(math.inf, eps[i].item(), BOX))
+        assert together.status[i : i + 1] == exact.certify(*one).status
+        torch.testing.assert_close(found.margins[i : i + 1], exact.margins(*one).margins)
+    assert len(set(together.status)) == 2
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1e-4, 0.01])
+def test_too_little_time_makes_samples_unknown_and_no_word_wrong(seconds):
+    words = set()
+    for seed, eps in itertools.product(range(6), (0.1, 0.2)):
+        model, x, y, ball = hard(seed, n=3, eps=eps)
+        cut = exact.certify(model, x, y, ball, time_limit=seconds, jobs=1)
+        full = exact.certify(model, x, y, ball, jobs=1)
+        words |= {*zip(cut.status, full.status, strict=True)}
+        assert_true(cut, model, x, y, ball)
+    assert words <= {(w, w) for w in ("robust", "broken")} | {
+        ("unknown", w) for w in ("robust", "broken", "unknown")
+    }
+    if seconds == 1e-9:
+        assert "unknown" in {word for word, _ in words}
+
+
+def test_are_picks_the_samples_with_a_status():
+    answer = exact.Certificates(("robust", "broken", "robust"), ("lp",) * 3, *(torch.zeros(3, 1),) * 3)
+    assert answer.are("robust").tolist() == [True, False, True]
+    assert answer.are("unknown").tolist() == [False] * 3
+
+
+# ---- images, types, modes ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_and_their_types_come_back(dtype):
+    shape = (1, 4, 4)
+    nets = [models.mlp([16, 6, 3]), NETWORKS["convolution"][1]()]
+    for model in nets:
+        model = model.to(dtype).requires_grad_(False)
+        x = inputs((3, *shape), 0).to(dtype)
+        y, ball = model(x).argmax(1), Ball(math.inf, 0.1, BOX)
+        answer, found = exact.certify(model, x, y, ball), exact.margins(model, x, y, ball)
+        assert (answer.delta.shape, answer.delta.dtype) == (x.shape, dtype)
+        assert (found.delta.shape, found.delta.dtype) == ((3, 3, *shape), dtype)
+        assert (answer.margins.dtype, found.margins.dtype) == (torch.float64, torch.float64)
+        assert (answer.margins.shape, answer.nodes.shape) == ((3,), (3,))
+        assert found.margins.shape == found.attained.shape == found.nodes.shape == (3, 3)
+
+
+def test_inputs_that_carry_gradients_give_answers_that_do_not():
+    model, x, y, ball = hard(2, n=4)
+    carrying = x.clone().requires_grad_()
+    for function in (exact.margins, exact.certify):
+        plain, found = function(model, x, y, ball), function(model, carrying, y, ball)
+        assert equal(plain, found)
+        assert not found.delta.requires_grad
+        assert not found.margins.requires_grad
+    assert carrying.grad is None
+
+
+def test_the_mode_of_every_layer_stays_and_does_not_matter():
+    model, x, y, ball = case("deep mlp", 0)
+    expected = exact.certify(model.eval(), x, y, ball)
+    model.train()
+    model[2].eval()
+    modes = [module.training for module in model.modules()]
+    assert equal(exact.certify(model, x, y, ball), expected)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_real_digits_get_true_words_and_no_eps_helps_the_network(digits):
+    model, x, y = trained_on_digits(), digits.x_test[:30], digits.y_test[:30]
+    before = torch.ones(30, dtype=torch.bool)
+    for eps in (0.0, 0.02, 0.05):
+        ball = Ball(math.inf, eps, BOX)
+        answer = exact.certify(model, x, y, ball, time_limit=10)
+        assert_true(answer, model, x, y, ball, slack=1e-4)
+        assert not (answer.are("robust") & ~before).any()
+        before = ~answer.are("broken")
+
+
+# ---- several at a time, here and elsewhere ----
+
+
+def test_several_at_a_time_give_what_one_after_the_other_gives():
+    model, x, y, ball = hard(1, n=4)
+    for function in (exact.margins, exact.certify):
+        one, two = (function(model, x, y, ball, jobs=jobs) for jobs in (1, 2))
+        assert equal(one, two)
+
+
+def test_a_bar_is_shown_on_stdout_only_and_only_when_asked_for(capfd):
+    arguments = hard(1)
+    for function in (exact.margins, exact.certify):
+        function(*arguments, progress=True)
+        shown = capfd.readouterr()
+        assert "%|" in shown.out
+        assert shown.err == ""
+        for progress in (None, False):  # None: stdout is no terminal here
+            function(*arguments, progress=progress)
+            assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two processes of their own, with one thread each."""
+    from dask.distributed import Client, LocalCluster
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**options) as workers, Client(workers) as client:
+        yield client
+
+
+def test_one_line_puts_the_work_on_a_cluster_and_changes_no_answer(cluster):
+    import joblib
+
+    model, x, y, ball = hard(1, n=6)
+    calls = {
+        "certify": lambda: exact.certify(model, x, y, ball),
+        "margins": lambda: exact.margins(model, x, y, ball),
+    }
+    here = {name: call() for name, call in calls.items()}
+    bound_here = bounds.margins(model, x, y, ball, "lp")
+    with joblib.parallel_config(backend="dask"):
+        there = {name: call() for name, call in calls.items()}
+        bound_there = bounds.margins(model, x, y, ball, "lp")
+        ran_in = set(bounds.each(os.getpid, [()] * 20))
+    assert all(equal(here[name], there[name]) for name in calls)
+    torch.testing.assert_close(bound_here, bound_there, rtol=0, atol=ROUNDING)
+    assert ran_in <= set(cluster.run(os.getpid).values())
+    assert os.getpid() not in ran_in
