@@ -94,7 +94,7 @@ def assert_nothing_crosses(model, x, y, ball, layers, margins, slack=EXACT):
 
 
 @each_kind
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]), st.booleans())
 def test_no_point_of_the_ball_leaves_the_intervals(kind, seed, p, box, eps, each_eps):
     model, x, y, ball = case(kind, seed, p, box, eps, each_eps=each_eps)
@@ -103,7 +103,7 @@ def test_no_point_of_the_ball_leaves_the_intervals(kind, seed, p, box, eps, each
 
 
 @each_kind
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(seeds, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]), st.booleans())
 def test_no_point_of_the_cube_leaves_the_bounds_of_the_linear_programs(kind, seed, box, eps, each_eps):
     model, x, y, ball = case(kind, seed, math.inf, box, eps, each_eps=each_eps)
@@ -211,7 +211,7 @@ def test_elision_gives_the_exact_minimum_over_the_last_hidden_box(seed, p, box):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "linear"])
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]))
 def test_elision_is_never_worse_than_the_intervals_of_the_logits(kind, seed, p, box, eps):
     model, x, y, ball = case(kind, seed, p, box, eps)
@@ -225,7 +225,7 @@ def test_elision_is_never_worse_than_the_intervals_of_the_logits(kind, seed, p, 
 
 
 @each_kind
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(seeds, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]))
 def test_the_more_is_known_the_tighter_are_the_margins(kind, seed, box, eps):
     """intervals ≤ linear programs on intervals ≤ linear programs on linear programs, for every class."""
@@ -254,7 +254,7 @@ def test_all_three_differ_on_a_deep_network():
     assert (on_tight > on_plain + 0.01)[others].any()
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seeds, boxes)
 def test_a_larger_ball_never_has_a_larger_margin(seed, box):
     model, x, y, _ = case("deep mlp", seed, box=box)
