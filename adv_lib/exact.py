@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from . import attacks, bounds, losses
@@ -234,13 +233,14 @@ def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: flo
     post[range(k), relaxation.post] = pre[range(k), relaxation.pre] = v[range(k), n + np.arange(k)] = 1
     cost = np.zeros(n + k)
     cost[relaxation.output] = (c @ W)[relaxation.alive]
-    relaxed = sparse.hstack([relaxation.rows, sparse.csr_array((len(relaxation.row_lower), k))])
     result = milp(
         cost,
         integrality=np.repeat([0, 1], [n, k]),
         bounds=Bounds(np.append(relaxation.lower, np.zeros(k)), np.append(relaxation.upper, np.ones(k))),
         constraints=[
-            LinearConstraint(relaxed, relaxation.row_lower, relaxation.row_upper),
+            LinearConstraint(
+                np.pad(relaxation.rows, ((0, 0), (0, k))), relaxation.row_lower, relaxation.row_upper
+            ),
             LinearConstraint(post - high[:, None] * v, -math.inf, 0),
             LinearConstraint(post - pre - low[:, None] * v, -math.inf, -low),
         ],

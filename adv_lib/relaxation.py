@@ -61,7 +61,7 @@ class Relaxation:
             self.solver.setOptionValue(option, value)
         self.lower, self.upper = np.empty(0), np.empty(0)  # of the columns
         self.row_lower, self.row_upper = np.empty(0), np.empty(0)
-        self.transposed = sparse.csr_array((0, 0))  # rowsᵀ: (columns, rows)
+        self.rows = np.empty((0, 0))
         self.output = self._add_columns(lower, upper)  # the columns that hold the last layer's h
         self.alive = np.arange(len(lower))  # and the units they belong to: all others are 0
         none = np.empty(0, dtype=int)  # of every unstable unit: the columns of a and h, the rows of the
@@ -116,14 +116,9 @@ class Relaxation:
         above = (prices < 0) & (self.row_upper < math.inf)
         prices = np.where(below | above, prices, 0)  # an infinite side can carry no multiplier
         at_row = np.where(below, self.row_lower, np.where(above, self.row_upper, 0))
-        rest = cost - self.transposed @ prices
+        rest = cost - prices @ self.rows
         at_column = np.where(rest > 0, self.lower, self.upper)
         return float(prices @ at_row + rest @ at_column)
-
-    @property
-    def rows(self) -> sparse.csr_array:
-        """The matrix of the program, (rows, columns)."""
-        return self.transposed.T.tocsr()
 
     def violation(self, point: Array) -> Array:
         """h − max(a, 0) for every unstable unit: all 0 where the network itself can do it."""
@@ -143,7 +138,7 @@ class Relaxation:
         n, none = len(lower), np.empty(0, dtype=np.int32)
         self.solver.addCols(n, np.zeros(n), lower, upper, 0, np.zeros(n, dtype=np.int32), none, none)
         self.lower, self.upper = np.append(self.lower, lower), np.append(self.upper, upper)
-        self.transposed.resize((len(self.lower), len(self.row_lower)))
+        self.rows = np.pad(self.rows, ((0, 0), (0, n)))
         return np.arange(len(self.lower) - n, len(self.lower))
 
     def _add_rows(
@@ -155,7 +150,7 @@ class Relaxation:
             wide[:, columns] = block
         new, old = sparse.csr_array(wide), len(self.row_lower)
         self.solver.addRows(len(lower), lower, upper, new.nnz, new.indptr[:-1], new.indices, new.data)
-        self.transposed = sparse.hstack([self.transposed, new.T], format="csr")
+        self.rows = np.concatenate([self.rows, wide])
         self.row_lower, self.row_upper = (
             np.append(self.row_lower, lower),
             np.append(self.row_upper, upper),

@@ -154,13 +154,13 @@ def by_linprog(sample: Sample) -> list[float]:
     program, least = relaxed(sample), []
     equal, below = program.row_lower == program.row_upper, program.row_upper < math.inf
     less, more = program.rows[below & ~equal], program.rows[~below]
-    A = np.vstack([less.toarray(), -more.toarray()])
+    A = np.vstack([less, -more])
     b = np.append(program.row_upper[below & ~equal], -program.row_lower[~below])
     for c, offset in sample.costs():
         cost = np.zeros(len(program.lower))
         cost[program.output] = c[program.alive]
         ends = np.stack([program.lower, program.upper], 1)
-        equations = {"A_eq": program.rows[equal].toarray(), "b_eq": program.row_lower[equal]}
+        equations = {"A_eq": program.rows[equal], "b_eq": program.row_lower[equal]}
         least.append(linprog(cost, A, b, **equations, bounds=ends, method="highs").fun + offset)
     return least
 
