@@ -23,7 +23,7 @@ from strategies import (
 )
 from torch import nn
 
-from adv_lib import attacks, bounds, linear
+from adv_lib import attacks, bounds, linear, models
 from adv_lib.bounds import Bounds
 from adv_lib.threat import Ball
 
@@ -133,6 +133,21 @@ def test_a_ball_of_radius_0_has_the_margins_of_x(kind, method):
             for chosen in (None, bounds.pre_activations(model, x, ball)):
                 found = bounds.margins(model, x, y, ball, method, layer_bounds=chosen, jobs=1)
                 torch.testing.assert_close(found.double(), expected, rtol=slack, atol=slack)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-7])
+def test_float32_bounds_that_miss_the_whole_ball_by_rounding_certify_nothing(eps):
+    """The linear program then has no point at all, which says something of the bounds only."""
+    for seed in range(5):
+        model = models.mlp([64, 50, 50, 5], seeded(seed))
+        for parameter in model.parameters():
+            parameter.data *= 3
+        x, y, ball = inputs((3, 64), seed).float(), torch.tensor([0, 1, 2]), Ball(math.inf, eps)
+        layers = bounds.pre_activations(model, x, ball)
+        found = bounds.margins(model, x, y, ball, "lp", layer_bounds=layers, jobs=1)
+        expected = differences(model(x).detach(), y).double()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 + 1e4 * eps)
+        assert (found <= expected + 1e-4).all()
 
 
 # ---- exact where they can be ----

@@ -48,11 +48,11 @@ def case(kind="deep mlp", seed=0, eps=0.2, box=BOX, n=2, right=False, each_eps=F
     return model, x, y, Ball(math.inf, eps, box)
 
 
-def hard(seed=0, n=2, eps=0.2, right=True):
+def hard(seed=0, n=2, eps=0.2, K=3):
     """A network with so many unstable units that the search has something to do, and its own labels."""
-    model, x, y, ball = problem(seed, (4,), n, eps=eps, hidden=(12, 12), scale=2)
+    model, x, _, ball = problem(seed, (4,), n, eps=eps, K=K, hidden=(12, 12), scale=2)
     model.requires_grad_(False)
-    return model, x, model(x).argmax(1) if right else y, ball
+    return model, x, model(x).argmax(1), ball
 
 
 def differences(z, y):
@@ -299,12 +299,8 @@ def test_no_word_is_wrong(kind, seed, box, eps, right, each_eps):
     assert_true(exact.certify(model, x, y, ball, jobs=1), model, x, y, ball)
 
 
-@each_kind
-@settings(max_examples=3)
-@given(seeds, boxes, cubes)
-def test_the_words_are_the_signs_of_the_exact_margins(kind, seed, box, eps):
-    model, x, y, ball = case(kind, seed, eps, box, n=3, right=True)
-    answer, found = (f(model, x, y, ball, jobs=1) for f in (exact.certify, exact.margins))
+def assert_signs(answer, found):
+    """The words of a certificate are the signs of the exact margins, and none is withheld."""
     least, reached = found.margins.amin(1), found.attained.amin(1)
     for word, low, high in zip(answer.status, least, reached, strict=True):
         if low > 2 * TOLERANCE:
@@ -312,6 +308,25 @@ def test_the_words_are_the_signs_of_the_exact_margins(kind, seed, box, eps):
         if high < -2 * TOLERANCE:
             assert word == "broken"
     assert (answer.margins <= reached + ROUNDING).all()
+
+
+@each_kind
+@settings(max_examples=3)
+@given(seeds, boxes, cubes)
+def test_the_words_are_the_signs_of_the_exact_margins(kind, seed, box, eps):
+    model, x, y, ball = case(kind, seed, eps, box, n=3, right=True)
+    assert_signs(*(f(model, x, y, ball, jobs=1) for f in (exact.certify, exact.margins)))
+
+
+def test_they_are_the_signs_where_several_classes_need_the_search():
+    robust_after_two = 0
+    for seed, eps in ((2, 0.15), (21, 0.25), (28, 0.25), (29, 0.15)):
+        model, x, y, ball = hard(seed, n=4, eps=eps, K=10)
+        answer = exact.certify(model, x, y, ball, jobs=1)
+        assert_signs(answer, exact.margins(model, x, y, ball, jobs=1))
+        left = (bounds.margins(model, x, y, ball, "lp", jobs=1) <= 0).sum(1)
+        robust_after_two += (answer.are("robust") & (left >= 2)).sum().item()
+    assert robust_after_two  # else this asks too little
 
 
 def test_all_four_stages_answer_and_the_proved_margin_is_that_of_the_smallest_class():

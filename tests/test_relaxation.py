@@ -145,6 +145,24 @@ def test_no_multipliers_at_all_give_a_bound_above_the_optimum(seed, size):
 
 @few
 @given(seeds)
+def test_nor_do_the_best_multipliers_of_programs_that_know_more(seed):
+    """Units that are on pull at h − a ≥ 0 from its infinite side, which must not count here."""
+    layers, lower, upper, c, draw = instance(seed, radius=0.5)
+    relaxed, _ = relax(layers, lower, upper)
+    W, b = layers[-1]
+    cost = np.zeros(len(relaxed.lower))
+    cost[relaxed.output] = (c @ W)[relaxed.alive]
+    free = minimum(relaxed, layers, c).bound
+    for _ in range(10):
+        relaxed.fix({unit: bool(draw.random() < 0.7) for unit in range(len(relaxed.pre))})
+        minimum(relaxed, layers, c)
+        y = np.array(relaxed.solver.getSolution().row_dual)
+        relaxed.fix({})
+        assert relaxed._weak_duality(cost, y) + c @ b <= free + NEAR * (1 + np.abs(y).sum())
+
+
+@few
+@given(seeds)
 def test_what_the_network_does_is_a_point_of_the_relaxation_and_violates_nothing(seed):
     layers, lower, upper, c, draw = instance(seed)
     relaxed, bounds = relax(layers, lower, upper)
