@@ -59,8 +59,8 @@ class Certificates:
     """For every sample an answer and what proves it.
 
     status:  "robust": every margin is proved to be above TOLERANCE. "broken": the model itself, called
-             on x + delta, does not put y first. "unknown": neither, because time ran out or because the
-             smallest margin is within TOLERANCE of 0.
+             on x + delta, does not put y first. "unknown": neither, because time ran out, the smallest
+             margin is within TOLERANCE of 0, or the model's own rounding hides the counterexample.
     stage:   how far it went: "interval", "attack", "lp" or "search".
     margins: (n,) float64, a proved lower bound on the smallest margin.
     delta:   (n, *shape), like x: what breaks the sample, 0 for all that are not broken.
