@@ -163,7 +163,7 @@ def margins(
     """A lower bound on z_y − z_k over δ ∈ Δ(x), for every class k: (n, K), +∞ at k = y.
 
     method: "interval", for any ball; like x and differentiable: intervals up to the last hidden layer,
-            then (w_y − w_k)ᵀz + b_y − b_k is minimised over its box at once (elision of the last layer).
+            then (w_y − w_k)ᵀh + b_y − b_k is minimised over its box at once (elision of the last layer).
             "lp", for p = ∞: the minimum over the triangle relaxation, a linear program; in float64.
     layer_bounds: the pre-activation bounds to build on; None means those of the same method.
     jobs, progress: for "lp", as in `each`.

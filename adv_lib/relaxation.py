@@ -70,7 +70,10 @@ class Relaxation:
         self.phases: dict[int, bool] = {}
 
     def relu(self, W: Array, b: Array, lower: Array, upper: Array) -> None:
-        """Add a hidden layer h = max(W h + b, 0) whose pre-activations lie in [lower, upper]."""
+        """Add a hidden layer h = max(W h + b, 0) whose pre-activations lie in [lower, upper].
+
+        W: (out, in), in the units of the layer before.  b, lower, upper: (out,), finite.
+        """
         units = np.flatnonzero(upper > 0)
         W, b, lower, upper = W[np.ix_(units, self.alive)], b[units], lower[units], upper[units]
         free = np.flatnonzero(lower < 0)
@@ -87,7 +90,7 @@ class Relaxation:
         self.output[free] = post
 
     def minimise(self, c: Array, offset: float = 0.0) -> Solution:
-        """min cᵀz + offset over the relaxation.  c: one entry for each unit of the last layer added.
+        """min cᵀh + offset over the relaxation, h the activations of the last layer added.  c: like h.
 
         The bound is not the solver's word. It is computed from the multipliers that the solver returns
         and, by weak duality, holds for any multipliers, up to the rounding of a few sums in float64.
@@ -106,19 +109,20 @@ class Relaxation:
                 return Solution(math.inf, None, np.zeros(len(self.edge)))
         found = self.solver.getSolution()
         usable = found.dual_valid and not infeasible
-        y = np.array(found.row_dual) if usable else np.zeros(len(self.row_lower))
+        multipliers = np.array(found.row_dual) if usable else np.zeros(len(self.row_lower))
         point = np.array(found.col_value) if found.value_valid else None
-        return Solution(self._weak_duality(cost, y) + offset, point, np.abs(y[self.edge]))
+        bound = self._weak_duality(cost, multipliers) + offset
+        return Solution(bound, point, np.abs(multipliers[self.edge]))
 
-    def _weak_duality(self, cost: Array, prices: Array) -> float:
+    def _weak_duality(self, cost: Array, multipliers: Array) -> float:
         """costᵀξ ≥ λᵀ(rows at a bound) + (cost − Aᵀλ)ᵀ(columns at a bound), for any multipliers λ."""
-        below = (prices > 0) & (self.row_lower > -math.inf)
-        above = (prices < 0) & (self.row_upper < math.inf)
-        prices = np.where(below | above, prices, 0)  # an infinite side can carry no multiplier
+        below = (multipliers > 0) & (self.row_lower > -math.inf)
+        above = (multipliers < 0) & (self.row_upper < math.inf)
+        multipliers = np.where(below | above, multipliers, 0)  # an infinite side can carry no multiplier
         at_row = np.where(below, self.row_lower, np.where(above, self.row_upper, 0))
-        rest = cost - prices @ self.rows
+        rest = cost - multipliers @ self.rows
         at_column = np.where(rest > 0, self.lower, self.upper)
-        return float(prices @ at_row + rest @ at_column)
+        return float(multipliers @ at_row + rest @ at_column)
 
     def violation(self, point: Array) -> Array:
         """h − max(a, 0) for every unstable unit: all 0 where the network itself can do it."""
