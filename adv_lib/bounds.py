@@ -8,8 +8,9 @@ network do more than it can and bounds the maximum from above. Every method here
 and a sample is certified where all its margins are positive. Attacks end above the exact minimum
 (`exact.margins`), these bounds below it.
 
-Networks are `nn.Sequential`s of Linear, Conv2d, Flatten and ReLU: affine pieces a = W h + b with
-h = max(a, 0) between them. a is the pre-activation of a hidden unit, h its activation.
+Three relaxations: intervals forget how units depend on each other; the triangle of each ReLU leaves a
+linear program (`relaxation`); and any point of that program's dual is a bound as well, which one
+backward pass finds (`dual`). All of them build on bounds l ≤ a ≤ u of the hidden units.
 """
 
 from __future__ import annotations
@@ -17,94 +18,19 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import linear
+from . import dual, linear, losses
+from .affine import Affine, Bounds, affine_pieces
 from .relaxation import Array, Layer, relax
 from .threat import Ball
 
-METHODS = ("interval", "lp")
-
-
-class Bounds(NamedTuple):
-    """lower ≤ a ≤ upper for every unit of a layer: (n, *shape) each, in the layer's own shape.
-
-    (Flat, where affine layers were multiplied into one piece.)
-    """
-
-    lower: Tensor
-    upper: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """One affine piece of a network: a = W h + b, for a Linear or a Conv2d.
-
-    weight, bias: the layer's own, so gradients flow to them.  shape_in, shape_out: of one sample.
-    conv: stride, padding, dilation and groups of a Conv2d; None for a Linear.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    shape_in: tuple[int, ...]
-    shape_out: tuple[int, ...]
-    conv: dict | None = None
-
-    def __call__(self, h: Tensor) -> Tensor:
-        """W h + b.  h: (n, *shape_in) or flat.  Returns (n, *shape_out)."""
-        return self.times(self.weight, h) + (
-            self.bias if self.conv is None else self.bias[:, None, None]
-        )
-
-    def times(self, weight: Tensor, h: Tensor) -> Tensor:
-        """W h, or with another weight of the same shape, such as |W|, that times h."""
-        h = h.reshape(len(h), *self.shape_in)
-        return F.linear(h, weight) if self.conv is None else F.conv2d(h, weight, **self.conv)
-
-    def matrix(self) -> tuple[Tensor, Tensor]:
-        """W and b written out: (out, in) and (out,). A Conv2d is a matrix too, mostly of zeros."""
-        zero = self.weight.new_zeros(1, math.prod(self.shape_in))
-        one = torch.eye(zero.shape[1], dtype=zero.dtype, device=zero.device)
-        return self.times(self.weight, one).flatten(1).T, self(zero).flatten()
-
-
-def affine_pieces(
-    model: nn.Sequential, shape: Sequence[int], dtype: torch.dtype | None = None
-) -> list[Affine]:
-    """The network as affine pieces, with a ReLU after each but the last.
-
-    shape: of one sample, such as (1, 28, 28).  dtype: to convert the weights to; None keeps theirs.
-    Sequentials may be nested. Affine layers without a ReLU between them are multiplied into one piece;
-    where a ReLU has none before it, or the last has none after it, that piece is the identity.
-    Raises ValueError that names the layer for any other kind, for one that does not fit what comes to
-    it, and for weights that are not finite.
-    """
-    shape = tuple(shape)
-    groups: list[tuple[tuple[int, ...], list[Affine]]] = [(shape, [])]  # between one ReLU and the next
-    for name, layer in _leaves(model):
-        forward = type(layer).forward  # a subclass may do something else
-        if forward is nn.Flatten.forward and layer.start_dim == 1 and layer.end_dim in (-1, len(shape)):
-            shape = (math.prod(shape),)
-        elif forward is nn.ReLU.forward:
-            groups.append((shape, []))
-        elif forward in (nn.Linear.forward, nn.Conv2d.forward):
-            piece = _affine(name, layer, shape, dtype)
-            groups[-1][1].append(piece)
-            shape = piece.shape_out
-        else:
-            raise ValueError(
-                "expected a Sequential of Linear, Conv2d, Flatten (of all axes but the first) and ReLU, "
-                f"got layer {name!r}: {layer}"
-            )
-    like = next((p.detach() for p in model.parameters()), torch.empty(0)).to(dtype)
-    return [reduce(_product, pieces or [_identity(width, like)]) for width, pieces in groups]
+METHODS = ("interval", "dual", "crown", "lp")
 
 
 def interval(piece: Affine, h: Bounds) -> Bounds:
@@ -130,22 +56,25 @@ def pre_activations(
 ) -> list[Bounds]:
     """lower ≤ a ≤ upper for every hidden unit and all δ ∈ Δ(x): one `Bounds` for each ReLU.
 
-    method: "interval", for any ball, exact in the first layer; like x and differentiable. "lp", for
-            p = ∞: from the second layer on, each unit that intervals leave unstable is minimised and
+    method: "interval", for any ball, exact in the first layer; like x and differentiable. "dual" and
+            "crown": each unit that intervals leave unstable is bounded by two backward passes through
+            the layers before it, with the slopes of `dual.SLOPES`, and the better of both bounds kept;
+            for any ball, like x and differentiable. "lp", for p = ∞: each such unit is minimised and
             maximised over the triangle relaxation of the layers before it; in float64.
     jobs, progress: for "lp", as in `each`.
     Raises ValueError for another method, for p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
+    Source: Gowal et al. 2018 (intervals); Wong & Kolter 2018, Algorithm 1; Zhang et al. 2018 ("crown").
     """
     pieces = _pieces(model, x, method)
-    found: list[Bounds] = []
-    if method == "lp":
-        samples = each(_tightened, problems(pieces, x, ball), jobs, progress)
-        for piece, layer in zip(pieces, zip(*samples, strict=True), strict=False):
-            ends = torch.as_tensor(np.array(layer)).to(x.device)  # (n, 2, units)
-            found.append(Bounds(*(end.reshape(len(x), *piece.shape_out) for end in ends.unbind(1))))
-        return found
-    for piece in pieces[:-1]:
-        found.append(interval(piece, _relu(found[-1])) if found else _first(piece, x, ball))
+    if method != "lp":
+        parts = _batches(pieces, x, ball)
+        layers = zip(*(_layers(pieces, *part, method) for _, *part in parts), strict=True)
+        return [Bounds(*map(torch.cat, zip(*layer, strict=True))) for layer in layers]
+    samples = each(_tightened, problems(pieces, x, ball), jobs, progress)
+    found = []
+    for piece, layer in zip(pieces, zip(*samples, strict=True), strict=False):
+        ends = torch.as_tensor(np.array(layer)).to(x.device)  # (n, 2, units)
+        found.append(Bounds(*(end.reshape(len(x), *piece.shape_out) for end in ends.unbind(1))))
     return found
 
 
@@ -157,6 +86,7 @@ def margins(
     method: str = "interval",
     *,
     layer_bounds: Sequence[Bounds] | None = None,
+    slopes: Sequence[Tensor] | None = None,
     jobs: int = -1,
     progress: bool | None = None,
 ) -> Tensor:
@@ -164,16 +94,23 @@ def margins(
 
     method: "interval", for any ball; like x and differentiable: intervals up to the last hidden layer,
             then (w_y − w_k)ᵀh + b_y − b_k is minimised over its box at once (elision of the last layer).
+            "dual" and "crown": one backward pass from each z_y − z_k [`dual.bound`], with the slopes of
+            `dual.SLOPES`; for any ball, like x and differentiable.
             "lp", for p = ∞: the minimum over the triangle relaxation, a linear program; in float64.
     layer_bounds: the pre-activation bounds to build on; None means those of the same method.
+    slopes: for "dual" and "crown", the lower slope α ∈ [0, 1] of every unstable unit in the pass from
+            the margins: for each ReLU (n, *shape), or (n, K, *shape) with one for each class, as
+            `best_slopes` returns them. None means those of the method.
     jobs, progress: for "lp", as in `each`.
-    Exact for a network without a ReLU. Raises ValueError for another method, labels or layer_bounds that
-    do not fit, p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
-    Source: Gowal et al. 2018, §3 (elision); Wong & Kolter 2018, eq. (4) (the program).
+    Exact for a network without a ReLU. Raises ValueError for another method, labels, layer_bounds or
+    slopes that do not fit, p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
+    Source: Gowal et al. 2018, §3 (elision); Wong & Kolter 2018, eq. (4) (the program) and Theorem 1 (its
+    dual); Zhang et al. 2018 ("crown").
     """
     pieces = _pieces(model, x, method)
     check_labels(pieces, x, y)
     _check_bounds(pieces, x, layer_bounds)
+    _check_slopes(pieces, x, method, slopes)
     if method == "lp":
         given = [None] * len(x) if layer_bounds is None else _rows(layer_bounds, len(x))
         samples = zip(problems(pieces, x, ball), y.tolist(), given, strict=True)
@@ -181,15 +118,77 @@ def margins(
         return torch.tensor(
             each(_lp_margins, tasks, jobs, progress), dtype=torch.float64, device=x.device
         )
-    W, b = pieces[-1].matrix()
     if len(pieces) == 1:
-        return linear.margins(W, b, x, y, ball)
-    h = _relu((layer_bounds or pre_activations(model, x, ball))[-1])
-    h = Bounds(h.lower.to(W), h.upper.to(W))
-    centre, radius = ((h.upper + h.lower) / 2).flatten(1), ((h.upper - h.lower) / 2).flatten(1)
-    rows, offset = W[y].unsqueeze(1) - W, b[y].unsqueeze(1) - b  # (n, K, m) and (n, K): towards y from k
-    least = torch.einsum("nkm,nm->nk", rows, centre) - torch.einsum("nkm,nm->nk", rows.abs(), radius)
-    return (least + offset).masked_fill(F.one_hot(y, len(W)).bool(), math.inf)
+        return linear.margins(*pieces[0].matrix(), x, y, ball)
+    found = []
+    for rows, *part in _batches(pieces, x, ball):
+        layers = _some(layer_bounds, rows, x) if layer_bounds else _layers(pieces, *part, method)
+        if method == "interval":
+            found.append(_elided(pieces[-1], y[rows], layers[-1]))
+        else:
+            alphas = [alpha[rows].to(x) for alpha in slopes] if slopes else [method] * len(layers)
+            found.append(_dual_margins(pieces, *part, y[rows], layers, alphas))
+    return torch.cat(found)
+
+
+def best_slopes(
+    model: nn.Sequential,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    method: str = "crown",
+    *,
+    layer_bounds: Sequence[Bounds] | None = None,
+    steps: int = 20,
+) -> list[Tensor]:
+    """The lower slopes α for `margins`, made better by gradient ascent: (n, K, *shape) for each ReLU.
+
+    Every class of every sample has its own. The ascent begins at the slopes of the method and keeps the
+    best that it meets, so margins with these slopes and the same layer_bounds are never smaller.
+    method:       "dual" or "crown", for the start, and for the layer bounds if none are given.
+    layer_bounds: as in `margins`; held fixed.  steps: of the ascent, ≥ 0.
+    Raises ValueError for other methods, for steps < 0, and what `margins` raises.
+    Source: Xu et al. 2021, without the optimisation of the layer bounds.
+    """
+    pieces = _pieces(model, x, method, tuple(dual.SLOPES))
+    check_labels(pieces, x, y)
+    _check_bounds(pieces, x, layer_bounds)
+    if steps < 0:
+        raise ValueError(f"expected steps ≥ 0, got {steps!r}")
+    if len(pieces) == 1:
+        return []
+    K = math.prod(pieces[-1].shape_out)
+    pieces = [piece.detach() for piece in pieces]
+    with torch.no_grad():
+        layers = layer_bounds or pre_activations(model, x, ball, method)
+    x, parts = x.detach(), []
+    for rows in dual.runs(len(x), K * dual.width(pieces), x.device):
+        sample = rows.repeat_interleave(K)
+        given = _some([Bounds(l.detach(), u.detach()) for l, u in layers], sample, x)
+        start = [dual.lines(pair, method).lower for pair in given]
+        c = _towards(y[rows], K).flatten(0, 1).to(x)
+        found = dual.ascend(pieces, given, x[sample], ball[sample], c, start, steps)
+        parts.append([alpha.reshape(len(rows), K, *alpha.shape[1:]) for alpha in found])
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def robust_loss(
+    model: nn.Sequential,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    method: str = "dual",
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.cross_entropy,
+) -> Tensor:
+    """An upper bound on max over δ ∈ Δ(x) of loss(model(x + δ), y): the loss of `losses.worst_logits`.
+
+    method: as in `margins`, but not "lp".  loss: (z (n, K), y (n,)) → (n,), any that does not change
+            when all logits move together and does not fall when z_y falls or another logit rises.
+    Returns (n,); differentiable in the weights, for training.  Raises ValueError as `margins` does.
+    Source: Wong & Kolter 2018, Theorem 2.
+    """
+    _pieces(model, x, method, tuple(m for m in METHODS if m != "lp"))
+    return loss(losses.worst_logits(margins(model, x, y, ball, method)), y)
 
 
 def problems(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[tuple[list[Layer], Array, Array]]:
@@ -242,6 +241,82 @@ def _lp_margins(
     return [least.get(k, math.inf) for k in range(len(W))]
 
 
+def _layers(pieces: Sequence[Affine], x: Tensor, ball: Ball, method: str) -> list[Bounds]:
+    """The pre-activation bounds of all hidden layers, for a batch that fits into memory."""
+    found, relus = [], []
+    for depth, piece in enumerate(pieces[:-1]):
+        layer = interval(piece, _relu(found[-1])) if found else _first(piece, x, ball)
+        if method in dual.SLOPES:
+            layer = _tighten(pieces[: depth + 1], relus, x, ball, layer) if found else layer
+            relus.append(dual.lines(layer, method))
+        found.append(layer)
+    return found
+
+
+def _tighten(
+    pieces: Sequence[Affine], relus: Sequence[dual.Lines], x: Tensor, ball: Ball, layer: Bounds
+) -> Bounds:
+    """The bounds of the last piece, and by its dual network better ones where a unit is unstable."""
+    lower, upper = (end.flatten(1) for end in layer)
+    sample, unit = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+
+    def row(rows: Tensor) -> Tensor:
+        return F.one_hot(unit[rows], lower.shape[1]).to(x)
+
+    least = dual.in_parts(pieces, relus, x, ball, sample, row)
+    most = -dual.in_parts(pieces, relus, x, ball, sample, lambda rows: -row(rows))
+    lower = lower.index_put((sample, unit), least.maximum(lower[sample, unit]))
+    upper = upper.index_put((sample, unit), most.minimum(upper[sample, unit])).maximum(lower)
+    return Bounds(lower.reshape_as(layer.lower), upper.reshape_as(layer.upper))
+
+
+def _dual_margins(
+    pieces: Sequence[Affine],
+    x: Tensor,
+    ball: Ball,
+    y: Tensor,
+    layers: Sequence[Bounds],
+    slopes: Sequence[Tensor | str],
+) -> Tensor:
+    K = math.prod(pieces[-1].shape_out)
+    c, sample = _towards(y, K).flatten(0, 1).to(x), torch.arange(len(x), device=x.device)
+    sample = sample.repeat_interleave(K)
+    if not isinstance(slopes[0], str) and slopes[0].ndim > layers[0].lower.ndim:  # one α for each class
+        layers = [Bounds(*(end[sample] for end in layer)) for layer in layers]
+        slopes = [alpha.flatten(0, 1) for alpha in slopes]
+        x, ball, sample = x[sample], ball[sample], torch.arange(len(sample), device=x.device)
+    relus = [dual.lines(*pair) for pair in zip(layers, slopes, strict=True)]
+    least = dual.in_parts(pieces, relus, x, ball, sample, lambda rows: c[rows])
+    return least.reshape(len(y), K).masked_fill(F.one_hot(y, K).bool(), math.inf)
+
+
+def _elided(piece: Affine, y: Tensor, layer: Bounds) -> Tensor:
+    W, b = piece.matrix()
+    h = _relu(layer)
+    centre, radius = ((h.upper + h.lower) / 2).flatten(1), ((h.upper - h.lower) / 2).flatten(1)
+    rows, offset = W[y].unsqueeze(1) - W, b[y].unsqueeze(1) - b  # (n, K, m) and (n, K): towards y from k
+    least = torch.einsum("nkm,nm->nk", rows, centre) - torch.einsum("nkm,nm->nk", rows.abs(), radius)
+    return (least + offset).masked_fill(F.one_hot(y, len(W)).bool(), math.inf)
+
+
+def _towards(y: Tensor, K: int) -> Tensor:
+    """e_y − e_k for every class k: (n, K, K)."""
+    one = torch.eye(K, dtype=torch.int64, device=y.device)
+    return one[y].unsqueeze(1) - one
+
+
+def _batches(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> Iterator[tuple[Tensor, Tensor, Ball]]:
+    """Which samples, the samples and their balls, as many at a time as fit into BUDGET."""
+    ball.at(x)  # checks them all at once
+    for rows in dual.runs(len(x), dual.width(pieces), x.device):
+        yield rows, x[rows], ball[rows]
+
+
+def _some(layers: Sequence[Bounds], rows: Tensor, x: Tensor) -> list[Bounds]:
+    """The bounds of some of the samples, in the type of x."""
+    return [Bounds(lower[rows].to(x), upper[rows].to(x)) for lower, upper in layers]
+
+
 def _first(piece: Affine, x: Tensor, ball: Ball) -> Bounds:
     """The exact pre-activation bounds of the first layer: w_jᵀx + b_j ∓ the support function of ±w_j."""
     region = ball.at(x)
@@ -264,49 +339,11 @@ def _relu(bounds: Bounds) -> Bounds:
     return Bounds(bounds.lower.clamp(min=0), bounds.upper.clamp(min=0))
 
 
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers in the order in which they run, by name."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected an nn.Sequential, got {type(model).__name__}")
-    for name, layer in model.named_modules(remove_duplicate=False):
-        if type(layer).forward is not nn.Sequential.forward:
-            yield name, layer
-
-
-def _affine(name: str, layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None) -> Affine:
-    weight, bias, conv = layer.weight.to(dtype), layer.bias, None
-    bias = weight.new_zeros(len(weight)) if bias is None else bias.to(dtype)
-    if isinstance(layer, nn.Conv2d):
-        conv = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
-        fits = len(shape) == 3 and shape[0] == layer.in_channels and layer.padding_mode == "zeros"
-    else:
-        fits = shape == (layer.in_features,)
-    misfit = f"expected layer {name!r} to fit a sample of shape {shape}, got {layer}"
-    if not fits:
-        raise ValueError(misfit)
-    if not (weight.isfinite().all() and bias.isfinite().all()):
-        raise ValueError(f"expected finite weights, got NaN or infinity in layer {name!r}: {layer}")
-    piece = Affine(weight, bias, shape, (), conv)
-    try:
-        return replace(piece, shape_out=tuple(piece(weight.new_zeros(1, *shape)).shape[1:]))
-    except RuntimeError as error:  # a kernel that is larger than the image
-        raise ValueError(misfit) from error
-
-
-def _identity(shape: tuple[int, ...], like: Tensor) -> Affine:
-    size = math.prod(shape)
-    one = torch.eye(size, dtype=like.dtype, device=like.device)
-    return Affine(one, one.new_zeros(size), (size,), (size,))
-
-
-def _product(first: Affine, second: Affine) -> Affine:
-    (V, a), (W, b) = first.matrix(), second.matrix()
-    return Affine(W @ V, W @ a + b, (V.shape[1],), (len(W),))
-
-
-def _pieces(model: nn.Sequential, x: Tensor, method: str) -> list[Affine]:
-    if method not in METHODS:
-        raise ValueError(f"expected one of the methods {METHODS}, got {method!r}")
+def _pieces(
+    model: nn.Sequential, x: Tensor, method: str, methods: Sequence[str] = METHODS
+) -> list[Affine]:
+    if method not in methods:
+        raise ValueError(f"expected one of the methods {methods}, got {method!r}")
     check_batch(x)
     return affine_pieces(model, x.shape[1:], x.dtype)
 
@@ -342,6 +379,22 @@ def _check_bounds(pieces: Sequence[Affine], x: Tensor, bounds: Sequence[Bounds] 
             raise ValueError(
                 "expected finite lower ≤ upper in every layer, got NaN, infinity or lower > upper"
             )
+
+
+def _check_slopes(
+    pieces: Sequence[Affine], x: Tensor, method: str, slopes: Sequence[Tensor] | None
+) -> None:
+    if slopes is None:
+        return
+    if method not in dual.SLOPES:
+        raise ValueError(f"slopes are for the methods {tuple(dual.SLOPES)}, got {method!r}")
+    K = math.prod(pieces[-1].shape_out)
+    shapes = [tuple(alpha.shape) for alpha in slopes]
+    each = [(len(x), *piece.shape_out) for piece in pieces[:-1]]
+    if shapes not in (each, [(n, K, *shape) for n, *shape in each]):
+        raise ValueError(
+            f"expected slopes (n, *shape), that is {each}, or (n, K, *shape) with K = {K}, got {shapes}"
+        )
 
 
 def _rows(bounds: Sequence[Bounds], n: int) -> list[list[tuple[Array, Array]]]:

@@ -85,7 +85,7 @@ def survivors(
         for batch in alive.nonzero().squeeze(1).split(batch_size):
             if len(batch) == 0:  # none is left
                 return alive
-            part = _part(ball, batch)
+            part = ball[batch]
             delta = attack(model, x[batch], y[batch], part)
             if delta.shape != x[batch].shape or not part.contains(delta, x[batch]).all():
                 raise ValueError(f"{attack} returned {tuple(delta.shape)} outside {part}")
@@ -173,9 +173,3 @@ def _right(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch_size: 
     with evaluating(model), torch.no_grad():
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
         return torch.cat([losses.margin(model(a), b) < 0 for a, b in parts])
-
-
-def _part(ball: Ball, index: Tensor) -> Ball:
-    """The ball of some of the samples."""
-    eps = torch.as_tensor(ball.eps)
-    return ball if eps.numel() == 1 else replace(ball, eps=eps[index.to(eps.device)])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from . import losses
 from .threat import Ball
 
 SOLVER_ZERO = 1e-6
@@ -156,8 +157,7 @@ def robust_cross_entropy_bound(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball:
     Every class is given its own worst δ, so it is exact for K = 2 and an upper bound beyond.
     Returns (n,); differentiable in W and b.  Source: Wong & Kolter 2018, Theorem 2, for a linear model.
     """
-    worst = -margins(W, b, x, y, ball)
-    return torch.logsumexp(worst.masked_fill(worst == -math.inf, 0.0), 1)
+    return losses.cross_entropy(losses.worst_logits(margins(W, b, x, y, ball)), y)
 
 
 def _against_label(w: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -84,6 +84,17 @@ def targeted_all(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     return 2 * _at(z, targets) - z.sum(1)
 
 
+def worst_logits(margins: Tensor) -> Tensor:
+    """−margins, with 0 at the true class: logits that are as bad as the margins allow, all at once.
+
+    margins: (n, K), bounds on z_y − z_k from below, +∞ at k = y.  Returns (n, K).
+    A loss that does not change when all logits move together, and does not fall when z_y falls or
+    another logit rises, is at most its value here wherever the margins hold.
+    Source: Wong & Kolter 2018, Theorem 2.
+    """
+    return torch.where(margins == math.inf, 0.0, -margins)
+
+
 def _at(z: Tensor, y: Tensor) -> Tensor:
     """z_y for every sample."""
     return z.gather(1, y[:, None]).squeeze(1)

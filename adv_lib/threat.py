@@ -8,7 +8,7 @@ rise that far, which point of it is nearest, and what does a random point of it 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,11 @@ class Ball:
     def dual_order(self) -> float:
         """The order q of the dual norm: 1/p + 1/q = 1."""
         return DUAL_ORDER[self.p]
+
+    def __getitem__(self, rows: Tensor) -> Ball:
+        """The ball of some of the samples, given by a mask or by their numbers, (m,)."""
+        eps = torch.as_tensor(self.eps)
+        return self if eps.numel() == 1 else replace(self, eps=eps[rows.to(eps.device)])
 
     def support(self, w: Tensor, x: Tensor | None = None) -> Tensor:
         """max ⟨w, δ⟩ over δ ∈ Δ(x); without a box it is ε‖w‖_q with 1/p + 1/q = 1.

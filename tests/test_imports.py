@@ -15,10 +15,12 @@ ORDER = [
     "losses",
     "linear",
     "attacks",
+    "affine",
+    "conjugates",
+    "dual",
     "relaxation",
     "bounds",
     "exact",
-    "conjugates",
 ]
 ORDER += ["danskin", "training", "dent", "evaluation", "plots", "widgets", "checks"]
 FILES = sorted(PACKAGE.rglob("*.py"))
