@@ -64,17 +64,16 @@ class Affine:
         nu = nu.reshape(len(nu), *self.shape_out)
         if self.conv is None:
             return F.linear(nu, self.weight.T)
-        conv = self.conv | {"padding": 0}
-        whole = F.conv_transpose2d(
-            nu, self.weight, **conv
-        )  # with its padding, without what strides skip
-        top, left = self._padding()
-        height, width = (a - b for a, b in zip(self.shape_in[1:], whole.shape[2:], strict=True))
-        return F.pad(whole, (-left, left + width, -top, top + height))
+        whole = F.conv_transpose2d(nu, self.weight, **self.conv | {"padding": 0})
+        (top, left), (_, height, width) = self._padding(), self.shape_in
+        missing = top + height - whole.shape[2], left + width - whole.shape[3]  # what strides skip
+        whole = F.pad(whole, (0, max(0, missing[1]), 0, max(0, missing[0])))
+        return whole[:, :, top : top + height, left : left + width]
 
     def offset(self, nu: Tensor) -> Tensor:
         """νᵀb: what the offset adds to νᵀ(W h + b).  nu: (n, *shape_out).  Returns (n,)."""
-        return nu.reshape(len(nu), len(self.bias), -1).sum(2) @ self.bias
+        nu = nu.reshape(len(nu), *self.shape_out)
+        return (nu if self.conv is None else nu.flatten(2).sum(2)) @ self.bias
 
     def _padding(self) -> Sequence[int]:
         """How many zeros a convolution puts above an image and to its left."""

@@ -122,11 +122,14 @@ def margins(
         return linear.margins(*pieces[0].matrix(), x, y, ball)
     found = []
     for rows, *part in _batches(pieces, x, ball):
-        layers = _some(layer_bounds, rows, x) if layer_bounds else _layers(pieces, *part, method)
+        given = layer_bounds is not None
+        layers = _some(layer_bounds, rows, x) if given else _layers(pieces, *part, method)
         if method == "interval":
             found.append(_elided(pieces[-1], y[rows], layers[-1]))
         else:
-            alphas = [alpha[rows].to(x) for alpha in slopes] if slopes else [method] * len(layers)
+            alphas = (
+                [alpha[rows].to(x) for alpha in slopes] if slopes is not None else [method] * len(layers)
+            )
             found.append(_dual_margins(pieces, *part, y[rows], layers, alphas))
     return torch.cat(found)
 
@@ -153,22 +156,16 @@ def best_slopes(
     pieces = _pieces(model, x, method, tuple(dual.SLOPES))
     check_labels(pieces, x, y)
     _check_bounds(pieces, x, layer_bounds)
-    if steps < 0:
-        raise ValueError(f"expected steps ≥ 0, got {steps!r}")
-    if len(pieces) == 1:
-        return []
     K = math.prod(pieces[-1].shape_out)
-    pieces = [piece.detach() for piece in pieces]
-    with torch.no_grad():
-        layers = layer_bounds or pre_activations(model, x, ball, method)
-    x, parts = x.detach(), []
-    for rows in dual.runs(len(x), K * dual.width(pieces), x.device):
-        sample = rows.repeat_interleave(K)
-        given = _some([Bounds(l.detach(), u.detach()) for l, u in layers], sample, x)
-        start = [dual.lines(pair, method).lower for pair in given]
-        c = _towards(y[rows], K).flatten(0, 1).to(x)
-        found = dual.ascend(pieces, given, x[sample], ball[sample], c, start, steps)
-        parts.append([alpha.reshape(len(rows), K, *alpha.shape[1:]) for alpha in found])
+    with torch.inference_mode(False), torch.no_grad():  # what is cloned here can have gradients
+        x, parts = x.detach().clone(), []
+        pieces = [piece.detach() for piece in pieces]
+        layers = pre_activations(model, x, ball, method) if layer_bounds is None else layer_bounds
+        for rows in dual.runs(len(x), K * dual.width(pieces), x.device):
+            given = _some(layers, rows, x)
+            start = [dual.lines(pair, method).lower.repeat_interleave(K, 1) for pair in given]
+            region, c = ball.of(rows).at(x[rows]), _towards(y[rows], K).to(x)
+            parts.append(dual.ascend(pieces, given, x[rows], region, c, start, steps))
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
@@ -260,11 +257,12 @@ def _tighten(
     lower, upper = (end.flatten(1) for end in layer)
     sample, unit = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
 
-    def row(rows: Tensor) -> Tensor:
-        return F.one_hot(unit[rows], lower.shape[1]).to(x)
+    def both(rows: Tensor) -> Tensor:
+        one = x.new_zeros(len(rows), 1, lower.shape[1]).scatter_(2, unit[rows, None, None], 1)
+        return torch.cat([one, -one], 1)
 
-    least = dual.in_parts(pieces, relus, x, ball, sample, row)
-    most = -dual.in_parts(pieces, relus, x, ball, sample, lambda rows: -row(rows))
+    least, most = dual.in_parts(pieces, relus, x, ball.at(x), sample, both, 2).unbind(1)
+    most = -most
     lower = lower.index_put((sample, unit), least.maximum(lower[sample, unit]))
     upper = upper.index_put((sample, unit), most.minimum(upper[sample, unit])).maximum(lower)
     return Bounds(lower.reshape_as(layer.lower), upper.reshape_as(layer.upper))
@@ -279,15 +277,11 @@ def _dual_margins(
     slopes: Sequence[Tensor | str],
 ) -> Tensor:
     K = math.prod(pieces[-1].shape_out)
-    c, sample = _towards(y, K).flatten(0, 1).to(x), torch.arange(len(x), device=x.device)
-    sample = sample.repeat_interleave(K)
-    if not isinstance(slopes[0], str) and slopes[0].ndim > layers[0].lower.ndim:  # one α for each class
-        layers = [Bounds(*(end[sample] for end in layer)) for layer in layers]
-        slopes = [alpha.flatten(0, 1) for alpha in slopes]
-        x, ball, sample = x[sample], ball[sample], torch.arange(len(sample), device=x.device)
+    c = _towards(y, K).to(x)
     relus = [dual.lines(*pair) for pair in zip(layers, slopes, strict=True)]
-    least = dual.in_parts(pieces, relus, x, ball, sample, lambda rows: c[rows])
-    return least.reshape(len(y), K).masked_fill(F.one_hot(y, K).bool(), math.inf)
+    sample = torch.arange(len(x), device=x.device)
+    least = dual.in_parts(pieces, relus, x, ball.at(x), sample, lambda rows: c[rows], K)
+    return least.masked_fill(F.one_hot(y, K).bool(), math.inf)
 
 
 def _elided(piece: Affine, y: Tensor, layer: Bounds) -> Tensor:
@@ -309,7 +303,7 @@ def _batches(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> Iterator[tuple[
     """Which samples, the samples and their balls, as many at a time as fit into BUDGET."""
     ball.at(x)  # checks them all at once
     for rows in dual.runs(len(x), dual.width(pieces), x.device):
-        yield rows, x[rows], ball[rows]
+        yield rows, x[rows], ball.of(rows)
 
 
 def _some(layers: Sequence[Bounds], rows: Tensor, x: Tensor) -> list[Bounds]:

@@ -41,8 +41,13 @@ def ball(y: Tensor, x: Tensor, ball: Ball) -> Tensor:
 
     Without a box that is ⟨y, x⟩ + ε‖y‖_q; with one, Δ(x) is the ball ∩ box, still exact.
     y, x: (n, *shape).  Returns (n,); differentiable in y.
-    Raises ValueError for what `Ball.support` refuses.
+    Raises ValueError unless x is like y, and for what `Ball.support` refuses.
     """
+    if x.shape != y.shape or x.dtype != y.dtype:
+        raise ValueError(
+            f"expected x like y, {y.dtype} {tuple(y.shape)}, got {x.dtype} {tuple(x.shape)}"
+        )
+    _finite(x)
     return (y * x).flatten(1).sum(1) + ball.support(y, x)
 
 
@@ -53,7 +58,9 @@ def box(y: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     Raises ValueError unless lower ≤ upper, of one shape with y.
     """
     _check_ends(y, lower, upper)
-    return (y.clamp(min=0) * upper + y.clamp(max=0) * lower).flatten(1).sum(1)
+    if y.ndim < 2:
+        raise ValueError(f"expected a batch (n, *shape), got {tuple(y.shape)}")
+    return (y * torch.where(y > 0, upper, lower)).flatten(1).sum(1)
 
 
 def relu(p: Tensor, q: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -78,8 +85,10 @@ def legendre(s: Tensor, f: Tensor, y: Tensor) -> Tensor:
 
     s: (m,) or (m, d), the grid.  f: (m,), values on it; +∞ is allowed.  y: (n,) or (n, d), slopes.
     Returns (n,): never above the true conjugate, and equal to it if the grid holds a maximiser.
-    Raises ValueError for other shapes, an empty grid, NaN, and for f that is +∞ everywhere.
+    Raises ValueError for other shapes or types, an empty grid, NaN, and f that is +∞ everywhere.
     """
+    if not s.dtype == f.dtype == y.dtype:
+        raise ValueError(f"expected one floating-point type, got {s.dtype}, {f.dtype} and {y.dtype}")
     fits = (
         f.shape == s.shape[:1] and s.shape[1:] == y.shape[1:] and s.ndim == y.ndim and s.ndim in (1, 2)
     )

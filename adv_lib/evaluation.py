@@ -85,7 +85,7 @@ def survivors(
         for batch in alive.nonzero().squeeze(1).split(batch_size):
             if len(batch) == 0:  # none is left
                 return alive
-            part = ball[batch]
+            part = ball.of(batch)
             delta = attack(model, x[batch], y[batch], part)
             if delta.shape != x[batch].shape or not part.contains(delta, x[batch]).all():
                 raise ValueError(f"{attack} returned {tuple(delta.shape)} outside {part}")

@@ -90,8 +90,14 @@ def worst_logits(margins: Tensor) -> Tensor:
     margins: (n, K), bounds on z_y − z_k from below, +∞ at k = y.  Returns (n, K).
     A loss that does not change when all logits move together, and does not fall when z_y falls or
     another logit rises, is at most its value here wherever the margins hold.
+    Raises ValueError unless every row has one +∞.
     Source: Wong & Kolter 2018, Theorem 2.
     """
+    if margins.ndim != 2 or not bool(((margins == math.inf).sum(1) == 1).all()):
+        raise ValueError(
+            "expected margins (n, K) with one +∞ in each row, "
+            f"got {margins.dtype} {tuple(margins.shape)}"
+        )
     return torch.where(margins == math.inf, 0.0, -margins)
 
 

@@ -52,7 +52,7 @@ class Ball:
         """The order q of the dual norm: 1/p + 1/q = 1."""
         return DUAL_ORDER[self.p]
 
-    def __getitem__(self, rows: Tensor) -> Ball:
+    def of(self, rows: Tensor) -> Ball:
         """The ball of some of the samples, given by a mask or by their numbers, (m,)."""
         eps = torch.as_tensor(self.eps)
         return self if eps.numel() == 1 else replace(self, eps=eps[rows.to(eps.device)])
@@ -209,6 +209,23 @@ class Region:
     def __getitem__(self, rows: Tensor) -> Region:
         """The region of some of the samples, given by a mask or by their numbers."""
         return Region(self.p, self.eps[rows], self.low[rows], self.high[rows])
+
+    def support(self, w: Tensor) -> Tensor:
+        """max ⟨w, δ⟩ over δ ∈ Δ(x), for r vectors w a sample; see `Ball.support`.
+
+        w: (n, r, d).  Returns (n, r); differentiable in w (the gradient is a maximiser).
+        """
+        if self.p == math.inf:  # each coordinate for itself: the middle of its range, and half of it
+            middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+            return ((w @ middle.unsqueeze(2)) + (w.abs() @ half.unsqueeze(2))).squeeze(2)
+        rows = w.detach().flatten(0, 1)
+        eps, low, high = (
+            end.repeat_interleave(w.shape[1], 0) for end in (self.eps, self.low, self.high)
+        )
+        room = torch.where(rows >= 0, high, -low)
+        fill = _fill_sphere if self.p == 2 else _fill_largest_first
+        delta = rows.sign() * fill(rows.abs(), room, eps)
+        return (w * delta.reshape(w.shape)).sum(2)
 
     def step(self, rows: Tensor, gradient: Tensor, alpha: Tensor) -> Tensor:
         """P(δ + v): v maximises ⟨gradient, v⟩ over ‖v‖_p ≤ α and does not leave the box.

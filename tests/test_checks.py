@@ -122,6 +122,76 @@ OPEN["exact_and_relaxed.faster"] = (
     ],
 )
 
+OPEN["duality.signs"] = (
+    [["units", "sound", "offsets", "ball"], ("units", "sound", "offsets", "ball")],
+    [
+        ("sound", "a list of 4"),
+        (["units", "sound", "offsets"], "a list of 4"),
+        (["units", "sound", "offsets", "radius"], "entry 4: expected one of"),
+        (["sound", "sound", "offsets", "ball"], "entry 1: you said 'sound'. Try it on a network"),
+        (["units", "ball", "offsets", "ball"], "Nothing that you can try is below it"),
+        (["units", "sound", "sound", "ball"], "It is right when all offsets are 0"),
+        (["units", "sound", "offsets", "sound"], "a larger ε"),
+    ],
+)
+OPEN["duality.order"] = (
+    [[True, False, False, True, False, True, True]],
+    [
+        (True, "a list of 7"),
+        ([True] * 6 + ["yes"], "entry 2: you said True"),
+        ([False, False, False, True, False, True, True], "a choice of multipliers"),
+        ([True, True, False, True, False, True, True], "says less than the"),
+        ([True, False, True, True, False, True, True], "depends on what comes back"),
+        ([True, False, False, False, False, True, True], "smaller triangles"),
+        ([True, False, False, True, True, True, True], "Either can win"),
+        ([True, False, False, True, False, False, True], "at a point of the ball"),
+        ([True, False, False, True, False, True, False], "keeps the best"),
+        ([True, False, False, True, False, True, None], "entry 7: expected one of True, False"),
+    ],
+)
+
+
+def invariant(loss, z, y):
+    return torch.allclose(loss(z + 3, y), loss(z, y), atol=1e-4)
+
+
+def monotone(loss, z, y):
+    worse = []
+    for k in range(z.shape[1]):
+        moved = z.clone()
+        moved[:, k] += torch.where(y == k, -0.5, 0.5)
+        worse.append((loss(moved, y) >= loss(z, y) - 1e-4).all())
+    return all(worse)
+
+
+OPEN["duality.properties"] = (
+    [
+        lambda loss, z, y: invariant(loss, z, y) and monotone(loss, z, y),
+        lambda loss, z, y: torch.tensor(invariant(loss, z, y) and monotone(loss, z, y)),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda loss, z, y: None, "expected True or False for cross-entropy, got None"),
+        (lambda loss, z, y: bool((loss(z + 3, y) == loss(z, y)).all()), "rounding"),
+        (monotone, "Test the shift as well"),
+        (invariant, "Raise each logit by itself"),
+        (lambda loss, z, y: True, "Test the shift as well"),
+        (lambda loss, z, y: loss(3 * z, y) > 0, "for cross-entropy: one answer for all samples"),
+    ],
+)
+OPEN["duality.beat_crown"] = (
+    [[1, 0.5, 1, 0.25], (-2.0, 1.0, 1.0, 1.0), torch.tensor([1.0, 0.5, 2.0, 0.1])],
+    [
+        ([1, 0.5, 1], "four finite numbers"),
+        ([1, 0.5, 1, NAN], "four finite numbers"),
+        ([0.5, 1, 1, 0.1], "The unit is stable"),
+        ([1, 0.5, -1, 2], "The lower line matters"),
+        ([1, -0.5, 1, 0.25], "try b > 0"),
+        ([1, 0.5, 1, 0.75], "choose d"),
+        ([1, 0.5, 1, -0.1], "choose d"),
+    ],
+)
+
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
 each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)
