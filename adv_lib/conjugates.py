@@ -100,7 +100,7 @@ def legendre(s: Tensor, f: Tensor, y: Tensor) -> Tensor:
     if bool(f.isnan().any() or (f == -math.inf).any()) or not f.isfinite().any():
         raise ValueError("expected values that are numbers or +∞, and not all +∞")
     _finite(s), _finite(y)
-    s, y = s.reshape(len(s), -1), y.reshape(len(y), -1)
+    s, y = (v.unsqueeze(1) if v.ndim == 1 else v for v in (s, y))
     return (y @ s.T - f).amax(1)
 
 

@@ -114,7 +114,8 @@ def value(
 
     layers: the pre-activation bounds, (m, *shape) each.  nu: ν_1, …, ν_D, (m, r, *shape) each.
     Returns (m, r): a lower bound on −ν_Dᵀa_D over δ ∈ Δ(x), whatever ν is; concave and differentiable
-    in it. Its largest value is the minimum of the linear program with the same bounds.
+    in it. Its largest value over ν_1, …, ν_{D−1} is the minimum of the linear program in which every a
+    keeps its bounds (`relaxation` drops them for units that are off).
     Raises ValueError unless there are bounds for each layer of ReLUs and ν for each layer, and for what
     `conjugates.relu` and `Ball.support` refuse.
     """
@@ -149,7 +150,8 @@ def ascend(
     """Slopes α that make `bound` large, by gradient ascent from `slopes`, each problem for itself.
 
     Adam with steps that shrink from 0.25 to 0, cut to [0, 1]; the best α of the whole run, so never
-    worse than the first.  layers: (m, *shape) each.  slopes: α of each layer, (m, r, *shape).
+    worse than the first. J has kinks, where the ascent may stop a little below the largest.
+    layers: (m, *shape) each.  slopes: α of each layer, (m, r, *shape).
     Returns the same shapes, detached.  Raises ValueError for steps < 0.
     Source: Xu et al. 2021 (α-CROWN), here with the layer bounds held fixed.
     """
@@ -160,8 +162,8 @@ def ascend(
     with torch.enable_grad():
         best = [alpha.detach().clone() for alpha in slopes]
         alphas = [alpha.clone().requires_grad_() for alpha in best]
-        optimiser = torch.optim.Adam(alphas, lr=0.25)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, max(1, steps))
+        optimiser = torch.optim.Adam(alphas, lr=0.25, betas=(0.5, 0.9))
+        schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, max(1, steps), power=2)
         most = x.new_full(c.shape[:2], -torch.inf)
         for step in range(steps + 1):
             relus = [lines(*pair) for pair in zip(layers, alphas, strict=True)]
