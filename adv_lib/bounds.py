@@ -56,12 +56,13 @@ def pre_activations(
 ) -> list[Bounds]:
     """lower ≤ a ≤ upper for every hidden unit and all δ ∈ Δ(x): one `Bounds` for each ReLU.
 
-    method: "interval", for any ball, exact in the first layer; like x and differentiable. "dual" and
+    method: "interval", for any ball, exact in the first layer; of x's type. "dual" and
             "crown": each unit that intervals leave unstable is bounded by two backward passes through
             the layers before it, with the slopes of `dual.SLOPES`, and the better of both bounds kept;
-            for any ball, like x and differentiable. "lp", for p = ∞: each such unit is minimised and
+            for any ball, of x's type. "lp", for p = ∞: each such unit is minimised and
             maximised over the triangle relaxation of the layers before it; in float64.
     jobs, progress: for "lp", as in `each`.
+    All but "lp" are differentiable in the weights, not in x.
     Raises ValueError for another method, for p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
     Source: Gowal et al. 2018 (intervals); Wong & Kolter 2018, Algorithm 1; Zhang et al. 2018 ("crown").
     """
@@ -92,16 +93,17 @@ def margins(
 ) -> Tensor:
     """A lower bound on z_y − z_k over δ ∈ Δ(x), for every class k: (n, K), +∞ at k = y.
 
-    method: "interval", for any ball; like x and differentiable: intervals up to the last hidden layer,
+    method: "interval", for any ball, of x's type: intervals up to the last hidden layer,
             then (w_y − w_k)ᵀh + b_y − b_k is minimised over its box at once (elision of the last layer).
             "dual" and "crown": one backward pass from each z_y − z_k [`dual.bound`], with the slopes of
-            `dual.SLOPES`; for any ball, like x and differentiable.
+            `dual.SLOPES`; for any ball, of x's type.
             "lp", for p = ∞: the minimum over the triangle relaxation, a linear program; in float64.
     layer_bounds: the pre-activation bounds to build on; None means those of the same method.
     slopes: for "dual" and "crown", the lower slope α ∈ [0, 1] of every unstable unit in the pass from
             the margins: for each ReLU (n, *shape), or (n, K, *shape) with one for each class, as
             `best_slopes` returns them. None means those of the method.
     jobs, progress: for "lp", as in `each`.
+    All but "lp" are differentiable in the weights, in layer_bounds and in slopes, not in x.
     Exact for a network without a ReLU. Raises ValueError for another method, labels, layer_bounds or
     slopes that do not fit, p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
     Source: Gowal et al. 2018, §3 (elision); Wong & Kolter 2018, eq. (4) (the program) and Theorem 1 (its
@@ -147,7 +149,7 @@ def best_slopes(
     """The lower slopes α for `margins`, made better by gradient ascent: (n, K, *shape) for each ReLU.
 
     Every class of every sample has its own. The ascent begins at the slopes of the method and keeps the
-    best that it meets, so margins with these slopes and the same layer_bounds are never smaller.
+    best that it meets, so margins with these slopes, the same method and layer_bounds are never smaller.
     method:       "dual" or "crown", for the start, and for the layer bounds if none are given.
     layer_bounds: as in `margins`; held fixed.  steps: of the ascent, ≥ 0.
     Raises ValueError for other methods, for steps < 0, and what `margins` raises.

@@ -48,7 +48,7 @@ def ball(y: Tensor, x: Tensor, ball: Ball) -> Tensor:
             f"expected x like y, {y.dtype} {tuple(y.shape)}, got {x.dtype} {tuple(x.shape)}"
         )
     _finite(x)
-    return (y * x).flatten(1).sum(1) + ball.support(y, x)
+    return ball.support(y, x) + (y * x).flatten(1).sum(1)
 
 
 def box(y: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -123,19 +123,22 @@ OPEN["exact_and_relaxed.faster"] = (
 )
 
 OPEN["duality.signs"] = (
-    [["units", "sound", "offsets", "ball"], ("units", "sound", "offsets", "ball")],
+    [[["O", "B"], [], ["O", "U"], ["B", "U"]], (("B", "O"), set(), {"U", "O"}, ["B", "U"])],
     [
         ("sound", "a list of 4"),
-        (["units", "sound", "offsets"], "a list of 4"),
-        (["units", "sound", "offsets", "radius"], "entry 4: expected one of"),
-        (["sound", "sound", "offsets", "ball"], "entry 1: you said 'sound'. Try it on a network"),
-        (["units", "ball", "offsets", "ball"], "Nothing that you can try is below it"),
-        (["units", "sound", "sound", "ball"], "It is right when all offsets are 0"),
-        (["units", "sound", "offsets", "sound"], "a larger ε"),
+        ([["O"], [], []], "a list of 4"),
+        ([["O", "B"], "sound", ["O", "U"], ["B", "U"]], "(ii): expected a list of terms"),
+        ([["O", "B"], None, ["O", "U"], ["B", "U"]], "(ii): expected a list of terms"),
+        ([["O", "C"], [], ["O", "U"], ["B", "U"]], "(i): expected a list of terms"),
+        ([[], [], ["O", "U"], ["B", "U"]], "the sign of O is wrong there. Think of a last offset"),
+        ([["O"], [], ["O", "U"], ["B", "U"]], "the sign of B is wrong there. B is not negative"),
+        ([["O", "B"], ["U"], ["O", "U"], ["B", "U"]], "(ii): the sign of U is right there"),
+        ([["O", "B"], [], ["O"], ["B", "U"]], "(iii): the sign of U is wrong there. U is not positive"),
+        ([["O", "B", "X"], [], ["O", "U"], ["B", "U"]], "all four agree on X"),
     ],
 )
 OPEN["duality.order"] = (
-    [[True, False, False, True, False, True, True]],
+    [[True, False, False, True, False, True, True], np.array([1, 0, 0, 1, 0, 1, 1]) == 1],
     [
         (True, "a list of 7"),
         ([True] * 6 + ["yes"], "entry 2: you said True"),
@@ -173,6 +176,10 @@ OPEN["duality.properties"] = (
         (3, "expected a function"),
         (lambda loss, z, y: None, "expected True or False for cross-entropy, got None"),
         (lambda loss, z, y: bool((loss(z + 3, y) == loss(z, y)).all()), "rounding"),
+        (
+            lambda loss, z, y: invariant(loss, z[:1], y[:1]) and monotone(loss, z[:1], y[:1]),
+            "One sample",
+        ),
         (monotone, "Test the shift as well"),
         (invariant, "Raise each logit by itself"),
         (lambda loss, z, y: True, "Test the shift as well"),

@@ -48,6 +48,20 @@ conjugates = Numbers(
             -3.0,
             0.7,
         ),
+        "For the interval: y = −3 likes negative s, and the lower end is −1, not −2.": (
+            0.0,
+            math.inf,
+            4.5,
+            6.0,
+            0.7,
+        ),
+        "For the ball: every entry of δ takes the sign of its y_i, so the |y_i| are added.": (
+            0.0,
+            math.inf,
+            4.5,
+            3.0,
+            -0.1,
+        ),
         "For the ball: the dual norm of ℓ∞ is ℓ1, the sum of the |y_i|, and you used ‖y‖₂.": (
             0.0,
             math.inf,
@@ -72,11 +86,11 @@ stable = Numbers(
         "ν of the first unit",
         "ν of the second unit",
         "J",
-        "J with b₁ = 0.5",
-        "the minimum with b₁ = 0.5",
+        "J with the offset 0.5",
+        "the minimum with the offset 0.5",
     ),
     mistakes={
-        "The backward pass begins with ν₂ = −1, minus the direction that is minimised, so ν of the "
+        "The backward pass begins with −1, minus the direction that is minimised, so ν of the "
         "first unit is −2.": (2.0, 0.0, 3.0, 0.25, 1.0),
         "The second unit is off on the whole ball: its ν is 0, whatever comes back to it.": (
             -2.0,
@@ -85,16 +99,37 @@ stable = Numbers(
             0.25,
             1.0,
         ),
-        "For J you left out the last offset: −ν₂ times 1 adds 1.": (-2.0, 0.0, 2.0, -0.75, 1.0),
+        "For J you left out the last offset: minus the margin's ν times 1 adds 1.": (
+            -2.0,
+            0.0,
+            2.0,
+            -0.75,
+            1.0,
+        ),
         "For J you left out the ball: ε‖ν̂₁‖₁ is to be subtracted.": (-2.0, 0.0, 5.0, 1.75, 1.0),
-        "With b₁ = 0.5 the unit is unstable, l = −0.5 and u = 1.5: ν = α ν̂ with α = u/(u − l) = 3/4.": (
+        "In the last J you took α = 1. The exercise asks for α = u/(u − l) = 3/4, so ν = −1.5.": (
+            -2.0,
+            0.0,
+            3.0,
+            -0.5,
+            1.0,
+        ),
+        "In the last J you took α = 0. It is the best slope here; the exercise asks for 3/4.": (
+            -2.0,
+            0.0,
+            3.0,
+            1.0,
+            1.0,
+        ),
+        "For J the ball lowers the bound: ε‖ν̂₁‖₁ is subtracted.": (-2.0, 0.0, 7.0, 3.25, 1.0),
+        "With the offset 0.5 the unit is unstable, l = −0.5 and u = 1.5: ν = α ν̂ with α = 3/4.": (
             -2.0,
             0.0,
             3.0,
             0.0,
             1.0,
         ),
-        "The minimum itself: 2 max(x + 0.5, 0) + 1 is 1 for every x ≤ −0.5.": (
+        "The minimum itself: 2 max(δ + 0.5, 0) + 1 is 1 for every δ ≤ −0.5.": (
             -2.0,
             0.0,
             3.0,
@@ -102,7 +137,7 @@ stable = Numbers(
             0.0,
         ),
     },
-    praise="without an unstable unit the bound is the minimum; with one it pays.",
+    praise="without an unstable unit the bound is the minimum; with one, the slope decides.",
 )
 
 # ---- the two-layer dual ----
@@ -144,6 +179,22 @@ def _other_nu(nu_of: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
     return wrong
 
 
+def _no_clamp(
+    W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
+) -> Tensor:
+    nu = -u / (u - l) * w2
+    hat = W1.T @ nu
+    return b2 - nu @ b1 - hat @ x - eps * hat.abs().sum() + (l * nu).sum()
+
+
+def _two_norm(
+    W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
+) -> Tensor:
+    nu = -u / (u - l) * w2
+    hat = W1.T @ nu
+    return b2 - nu @ b1 - hat @ x - eps * hat.norm() + (l * nu.clamp(min=0)).sum()
+
+
 def _instance(seed: int) -> tuple:
     """Three units, all unstable over the ball."""
     generator = torch.Generator().manual_seed(seed)
@@ -175,6 +226,17 @@ two_layer = Code(
         "The term of x has the wrong sign: it is −xᵀν̂₁.": _changed(input=-1),
         "The sign of ν is wrong. The pass begins with ν₂ = −1, so that ν̂₂ = −w₂, and the slope "
         "u/(u − l) is positive; u/(l − u) is not.": _other_nu(lambda w2, l, u: u / (u - l) * w2),
+        "In the term of the units take [ν]₊, not ν: a unit with a negative ν costs nothing.": _no_clamp,
+        "The dual norm of ℓ∞ is ℓ1: sum the |ν̂₁|.": _two_norm,
+        "You return −J. The bound is J itself.": lambda *a: -_two_layer(*a),
+        "The exercise asks for the slope u/(u − l) on both sides. You took 1 where ν̂ is negative, which "
+        "is a valid bound too, and another one.": _other_nu(
+            lambda w2, l, u: torch.where(w2 < 0, -u / (u - l), -1.0) * w2
+        ),
+        "The exercise asks for the slope u/(u − l) on both sides. You took 0 where ν̂ is negative, which "
+        "is a valid bound too, and another one.": _other_nu(
+            lambda w2, l, u: torch.where(w2 < 0, -u / (u - l), 0.0) * w2
+        ),
         "You sent −w₂ through unchanged. Every unit here is unstable, and its slope is u/(u − l).": (
             _other_nu(lambda w2, l, u: -w2)
         ),
@@ -185,7 +247,7 @@ two_layer = Code(
     praise="two matrix products, and a statement about the whole ball.",
 )
 
-# ---- break it: wrong signs ----
+# ---- what is ordered ----
 
 
 class _Words(Exercise):
@@ -196,6 +258,7 @@ class _Words(Exercise):
 
     def examine(self, answer: Sequence) -> str | None:
         listed = ", ".join(repr(word) for word in self.among)
+        answer = answer.tolist() if hasattr(answer, "tolist") else answer
         if not isinstance(answer, list | tuple) or len(answer) != len(self.truth):
             return f"expected a list of {len(self.truth)} entries, got {answer!r}."
         for number, (said, truth, why) in enumerate(zip(answer, self.truth, self.why, strict=True), 1):
@@ -206,20 +269,37 @@ class _Words(Exercise):
         return None
 
 
-signs = _Words(
-    truth=("units", "sound", "offsets", "ball"),
-    why=(
-        "Try it on a network with large unstable units: the value rises above what inputs reach, and "
-        "it falls below again when you turn one term of the units around.",
-        "Nothing that you can try is below it: every input reaches at least this value.",
-        "It is right when all offsets are 0. Try a network in which they are not.",
-        "Try it with a larger ε: a bound from below cannot rise when the ball grows.",
-    ),
-    among=("sound", "offsets", "ball", "units"),
-    praise="weak duality is a test: one input below the value refutes a formula.",
-)
+# ---- break it: wrong signs ----
 
-# ---- what is ordered ----
+
+class _Signs(Exercise):
+    praise = "weak duality is a test: one input below the value refutes a formula."
+    truth = ({"O", "B"}, set(), {"O", "U"}, {"B", "U"})
+
+    def examine(self, answer: Sequence) -> str | None:
+        """Each entry is a list of terms, in any order."""
+        if not isinstance(answer, list | tuple) or len(answer) != 4:
+            return f"expected a list of 4 entries, got {answer!r}."
+        for name, said, truth in zip(("i", "ii", "iii", "iv"), answer, self.truth, strict=True):
+            if isinstance(said, str) or not hasattr(said, "__iter__") or not set(said) <= set("OXBU"):
+                return f'({name}): expected a list of terms, such as ["O", "B"] or [], got {said!r}.'
+            for term in "OXBU":
+                if (term in said) == (term in truth):
+                    continue
+                if term == "X":
+                    return f"({name}): all four agree on X, and weak duality asks for −I*, so it is −X."
+                wrong = "is wrong" if term in truth else "is right"
+                return f"({name}): the sign of {term} {wrong} there. {_TERMS[term]}"
+        return None
+
+
+_TERMS = {
+    "O": "Think of a last offset that rises by 10: all margins rise by 10, and ν₂ᵀb₂ = −cᵀb₂ falls.",
+    "B": "B is not negative, and a larger ball can only lower a bound from below.",
+    "U": "U is not positive, since l < 0, and a relaxed unit can only lower a bound from below.",
+}
+
+signs = _Signs()
 
 order = _Words(
     truth=(True, False, False, True, False, True, True),
@@ -280,7 +360,8 @@ _LOSSES: Mapping[str, tuple[Callable, bool, str]] = {
     "cross-entropy": (
         losses.cross_entropy,
         True,
-        "It has both properties. In float32 a shift changes it by rounding: allow a small difference.",
+        "It has both. Compare up to rounding, and change logits only so that the model suffers: others "
+        "up, z_y down.",
     ),
     "the margin loss": (losses.margin, True, "It has both; raising a logit may leave it as it is."),
     "the log-odds": (losses.log_odds, True, "It has both properties."),
@@ -300,6 +381,11 @@ _LOSSES: Mapping[str, tuple[Callable, bool, str]] = {
         False,
         "It does not change under a shift, but its denominator does when the third largest logit rises.",
     ),
+    "a loss that is the squared error for class 4 and cross-entropy for all others": (
+        lambda z, y: torch.where(y == 4, _squares(z, y), losses.cross_entropy(z, y)),
+        False,
+        "It has the properties for most samples. One sample is enough to refute: look at all of them.",
+    ),
     "the squared error": (_squares, False, "It has neither of the two properties."),
 }
 
@@ -312,7 +398,7 @@ class _BeatCrown(Exercise):
     praise = "a slope of 1 under the ReLU lets h be negative; the interval knows that it is not."
 
     def examine(self, answer: Sequence[float]) -> str | None:
-        """One unit, margin c max(w x + b, 0) + d over x ∈ [−1, 1], by both methods of the package."""
+        """One unit, margin c max(w δ + b, 0) + d over |δ| ≤ 1, by both methods of the package."""
         numbers = _tensor(answer)
         if numbers is None or numbers.shape != (4,) or not numbers.isfinite().all():
             return f"expected four finite numbers w, b, c, d, got {answer!r}."
@@ -330,7 +416,7 @@ class _BeatCrown(Exercise):
         if by["interval"] > 0 >= by["crown"]:
             return None
         if abs(b) >= abs(w):
-            return f"{said}. The unit is stable, and there the two agree: let w x + b change its sign."
+            return f"{said}. The unit is stable, and there the two agree: let w δ + b change its sign."
         if c <= 0:
             return f"{said}. With c ≤ 0 both use the upper end. The lower line matters for c > 0."
         if b <= 0:
