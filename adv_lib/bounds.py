@@ -303,7 +303,9 @@ def _towards(y: Tensor, K: int) -> Tensor:
 
 def _batches(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> Iterator[tuple[Tensor, Tensor, Ball]]:
     """Which samples, the samples and their balls, as many at a time as fit into BUDGET."""
-    ball.at(x)  # checks them all at once
+    entries = torch.as_tensor(ball.eps).numel()
+    if entries not in (1, len(x)):  # which no batch by itself would notice
+        raise ValueError(f"eps has {entries} entries for a batch of {len(x)} samples")
     for rows in dual.runs(len(x), dual.width(pieces), x.device):
         yield rows, x[rows], ball.of(rows)
 

@@ -16,6 +16,7 @@ from adv_lib import data
 from . import (
     certified,
     defects,
+    dual,
     mnist_attacks,
     mnist_linear,
     networks,
@@ -33,14 +34,15 @@ PAGES = {
         "scale": scale,
         "defects": defects,
         "verification": verification,
+        "dual": dual,
     },
     "reproduced.md": {"linear": mnist_linear, "mnist": mnist_attacks, "certified": certified},
 }
 HEADS = {
     "benchmarks.md": """# Benchmarks
 
-The attacks of `adv_lib` next to those of other libraries, and its bounds next to other ways to solve the
-same programs, on the same models and data. `make bench` runs everything on this page and rewrites it,
+The attacks of `adv_lib` next to those of other libraries, and its bounds next to other ways to the same
+bounds, on the same models and data. `make bench` runs everything on this page and rewrites it,
 here with Python {python} and PyTorch {torch} on a CPU in one thread. The other libraries: {libraries}.
 
 All contestants of a table take turns in one run. Times are CPU times, and medians over all turns. Trust
@@ -56,7 +58,15 @@ page and rewrites it, here with Python {python} and PyTorch {torch} on a CPU.
 
 """,
 }
-LIBRARIES = ("torchattacks", "foolbox", "cleverhans", "adversarial-robustness-toolbox", "adv-lib")
+LIBRARIES = (
+    "torchattacks",
+    "foolbox",
+    "cleverhans",
+    "adversarial-robustness-toolbox",
+    "adv-lib",
+    "convex_adversarial",
+    "auto_LiRPA",
+)
 
 
 def version(library: str) -> str:

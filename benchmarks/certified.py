@@ -26,19 +26,35 @@ from . import networks
 N = 200
 LIMIT = 30  # seconds for an image that gets as far as the programs
 TIMED = 0.05
+STEPS = 20  # of the ascent to the best slopes
 METHODS = (
     "interval, not elided",
     "interval",
+    "dual on interval bounds",
     "LP on interval bounds",
+    "dual",
+    "CROWN",
+    "best slopes",
     "LP on LP bounds",
     "exact",
     "not broken by PGD",
 )
-ANOTHER_RUN = {
-    0.01: (12, 41, 190, 193, 193, 193),
-    0.02: (0, 1, 157, 183, 185, 185),
-    0.03: (0, 0, 66, 147, 172, 172),
-    0.05: (0, 0, 4, 42, 122, 122),
+CHAINS = (  # each image of one is in the next, by theorem
+    ("interval, not elided", "interval", "LP on interval bounds", *METHODS[-3:]),
+    ("dual on interval bounds", "LP on interval bounds"),
+    ("dual", "LP on LP bounds"),
+    ("CROWN", "best slopes", "LP on LP bounds"),
+)
+NO_THEOREM = (
+    ("interval", "dual on interval bounds"),
+    ("LP on interval bounds", "dual"),
+    ("dual", "CROWN"),
+)
+ANOTHER_RUN = {  # the methods in their order, no best slopes
+    0.01: (12, 41, 190, 190, 193, 193, None, 193, 193, 193),
+    0.02: (0, 1, 148, 157, 181, 181, None, 183, 185, 185),
+    0.03: (0, 0, 46, 66, 141, 145, None, 147, 172, 172),
+    0.05: (0, 0, 4, 4, 32, 39, None, 42, 122, 122),
 }
 ANOTHER_RIGHT = 195
 
@@ -56,20 +72,25 @@ right ({another_right}). Command: `make bench PART=certified`.
 {table}
 
 Each column but the last counts images with a proof, the last those without a counterexample. *Not
-elided* subtracts the intervals of two logits; *interval* bounds their difference at once. *Exact* is
-`exact.certify` with at most {limit} seconds an image: robust / broken / unknown. At ε = {timed} it
-answers by {stages}. PGD is `attacks.pgd` by its defaults with 10 starts. Is every image in a
-column also in the next one, at every ε? {nested}. Ours and the other run are at most {apart} images
-apart ({where}).
+elided* subtracts the intervals of two logits; *interval* bounds their difference at once. *Dual* and
+*CROWN* are one backward pass on layer bounds of their own, *best slopes* that pass after {steps} steps
+of ascent, on CROWN's layer bounds. *Exact* is `exact.certify` with at most {limit} seconds an image:
+robust / broken / unknown. At ε = {timed} it answers by {stages}. PGD is `attacks.pgd` by its
+defaults with 10 starts. Ours and the other run are at most {apart} images apart ({where}).
 
-| at ε = {timed} | {methods} |
-|---|{rules}
-| seconds by the clock | {clock} |
-| CPU seconds | {cpu} |
+By theorem attack ≥ exact ≥ LP ≥ dual, where the layer bounds are the same or grow tighter. So these
+columns are subsets:
+{chains}.
+Is it so at every ε? {nested}. No theorem orders the others; here: {loose}.
+
+| at ε = {timed} | seconds by the clock | CPU seconds | / LP on interval bounds | / LP on LP bounds |
+|---|---|---|---|---|
+{times}
 
 The {n} images once, on {cores} cores: with `jobs=-1` where there are programs to solve, and with one
-thread of PyTorch elsewhere. What else the machine does slows the clock; its load was {load:.1f} when
-this began. Target: the exact column in under 60 s by the clock on 2 cores: {exact:.1f} s, {met}.
+thread of PyTorch elsewhere; times include the layer bounds, ratios are of CPU seconds. What else the
+machine does slows the clock; its load was {load:.1f} when this began. Target: the exact column in under
+60 s by the clock on 2 cores: {exact:.1f} s, {met}.
 
 {difference}
 """
@@ -115,8 +136,19 @@ def columns(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> dict[str,
     """Every method at one ε. The bounds run in float64, the attack and the certificates on the model."""
     ball, precise = Ball(math.inf, eps, (0, 1)), x.double()
 
+    def intervals() -> list[bounds.Bounds]:
+        return bounds.pre_activations(model, precise, ball)
+
     def lp(**more: list[bounds.Bounds]) -> Tensor:
         return bounds.margins(model, precise, y, ball, "lp", progress=False, **more)
+
+    def dual(method: str, **more: list) -> Tensor:
+        return bounds.margins(model, precise, y, ball, method, **more)
+
+    def best() -> Tensor:
+        layers = bounds.pre_activations(model, precise, ball, "crown")
+        slopes = bounds.best_slopes(model, precise, y, ball, layer_bounds=layers, steps=STEPS)
+        return dual("crown", layer_bounds=layers, slopes=slopes)
 
     def certify() -> exact.Certificates:
         return exact.certify(model, x, y, ball, time_limit=LIMIT, progress=False)
@@ -124,7 +156,11 @@ def columns(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> dict[str,
     runs: dict[str, Callable] = {
         "interval, not elided": lambda: not_elided(model, precise, y, ball),
         "interval": lambda: bounds.margins(model, precise, y, ball),
-        "LP on interval bounds": lambda: lp(layer_bounds=bounds.pre_activations(model, precise, ball)),
+        "dual on interval bounds": lambda: dual("dual", layer_bounds=intervals()),
+        "LP on interval bounds": lambda: lp(layer_bounds=intervals()),
+        "dual": lambda: dual("dual"),
+        "CROWN": lambda: dual("crown"),
+        "best slopes": best,
         "LP on LP bounds": lp,
         "exact": certify,
         "not broken by PGD": lambda: survives(model, x, y, attacks.pgd(model, x, y, ball, restarts=10)),
@@ -148,21 +184,17 @@ def section(pair: data.Data) -> str:
     model, x, y = small(pair), pair.x_test[:N], pair.y_test[:N]
     load = os.getloadavg()[0]
     found = {eps: columns(model, x, y, eps) for eps in ANOTHER_RUN}
-    chain = [(eps, *names) for eps in found for names in pairwise(METHODS)]
-    breaks = [
-        f"{a} is not in {b} at ε = {eps}"
-        for eps, a, b in chain
-        if (found[eps][a].counted & ~found[eps][b].counted).any()
-    ]
+    breaks = [extra for chain in CHAINS for pair in pairwise(chain) if (extra := not_in(found, *pair))]
+    loose = [not_in(found, *pair) or f"all of {pair[0]} in {pair[1]}" for pair in NO_THEOREM]
     apart = {
         (eps, name): abs(int(found[eps][name].counted.sum()) - count)
         for eps, counts in ANOTHER_RUN.items()
         for name, count in zip(METHODS, counts, strict=True)
+        if count is not None
     }
     most = max(apart, key=apart.get)
     last = found[TIMED]["exact"]
     stages = Counter(last.certificates.stage)
-    clock, cpu = zip(*(found[TIMED][name].seconds for name in METHODS), strict=True)
     return TEXT.format(
         train=len(pair.y_train),
         n=N,
@@ -172,19 +204,38 @@ def section(pair: data.Data) -> str:
         rules="---|" * len(METHODS),
         table="\n".join(row(eps, found[eps]) for eps in found),
         limit=LIMIT,
-        nested="no: " + "; ".join(breaks) if breaks else "Yes",
+        chains=";\n".join(" ⊂ ".join(chain) for chain in CHAINS),
+        nested="**No**: " + "; ".join(breaks) if breaks else "Yes",
+        loose="; ".join(loose),
+        steps=STEPS,
         apart=apart[most],
         where=f"{most[1]}, ε = {most[0]}",
         timed=TIMED,
         stages=", ".join(f"{name} {count}" for name, count in stages.most_common()),
-        clock=" | ".join(f"{v:.2g}" for v in clock),
-        cpu=" | ".join(f"{v:.2g}" for v in cpu),
+        times="\n".join(times(found[TIMED])),
         cores=os.cpu_count(),
         load=load,
         exact=last.seconds[0],
         met="met" if last.seconds[0] < 60 else "**not met**",
         difference=difference(model, x, y, found),
     )
+
+
+def not_in(found: dict[float, dict[str, Column]], a: str, b: str) -> str:
+    """How many images of one column are not in another, where there are any."""
+    extra = {eps: int((run[a].counted & ~run[b].counted).sum()) for eps, run in found.items()}
+    counts = ", ".join(f"{count} at ε = {eps}" for eps, count in extra.items() if count)
+    return counts and f"not all of {a} in {b} ({counts})"
+
+
+def times(found: dict[str, Column]) -> list[str]:
+    """The lines of the second table."""
+    lines = []
+    for name in METHODS:
+        clock, cpu = found[name].seconds
+        ratios = [cpu / found[lp].seconds[1] for lp in ("LP on interval bounds", "LP on LP bounds")]
+        lines.append(f"| {name} | " + " | ".join(f"{v:.2g}" for v in (clock, cpu, *ratios)) + " |")
+    return lines
 
 
 def row(eps: float, found: dict[str, Column]) -> str:
@@ -195,7 +246,7 @@ def row(eps: float, found: dict[str, Column]) -> str:
         if found[name].certificates:
             words = ("robust", "broken", "unknown")
             ours = " / ".join(str(found[name].certificates.status.count(word)) for word in words)
-        cells.append(f"{ours} ({count})")
+        cells.append(ours if count is None else f"{ours} ({count})")
     return f"| {eps} | {' | '.join(cells)} |"
 
 

@@ -75,3 +75,14 @@ def mnist_conv(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
     stages = [(400, 0.1, 0), (200, 0.05, 3)]
     model = robust("mnist_conv", models.convnet((1, 28, 28), 10), pair, 0.2, stages)
     return model, pair.x_test[:200], pair.y_test[:200]
+
+
+def mnist_strided(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
+    """The small convnet of Wong & Kolter 2018, trained against ε = 0.1, and all test images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        convs = nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()
+        head = nn.Flatten(), nn.Linear(32 * 7 * 7, 100), nn.ReLU(), nn.Linear(100, 10)
+        model = nn.Sequential(*convs, *head)
+    model = robust("mnist_strided", model, pair, 0.1, [(400, 0.1, 0), (200, 0.05, 3)])
+    return model, pair.x_test, pair.y_test

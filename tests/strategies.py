@@ -294,3 +294,54 @@ def same(a, b) -> bool:
     if isinstance(a, tuple | list):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def network_case(kind, seed, p=math.inf, box=BOX, eps=0.3, n=2, each_eps=False) -> Problem:
+    """A random network of this kind, inputs that fit it, labels, and a ball."""
+    model, shape = network(kind, seed), NETWORKS[kind][0]
+    x = inputs((n, *shape), seed) if box else entries((n, *shape), seed, "plain")
+    K = model(x).shape[1]
+    y = torch.randint(0, K, (n,), generator=seeded(seed))
+    if each_eps:
+        eps = eps * torch.rand(n, generator=seeded(seed), dtype=torch.float64)
+    return Problem(model, x, y, Ball(p, eps, box))
+
+
+def towards(y: Tensor, K: int) -> Tensor:
+    """e_y − e_k for every class k, (n, K, K), in float64."""
+    one = torch.eye(K, dtype=torch.float64)
+    return one[y][:, None] - one
+
+
+def relaxed_minimum(pieces, layers, x, ball: Ball, c) -> tuple[float, list[Tensor]]:
+    """min cᵀa_D over the relaxation of one sample, written down for a solver, and its multipliers.
+
+    layers: pairs (l, u), (1, *shape) each.  x: (1, *shape).  c: of one problem.  Returns ν_1, …, ν_D of
+    the rows a_i = W_i h_i + b_i, (1, 1, units) each. Every unit keeps its l ≤ a ≤ u, stable ones too.
+    """
+    import cvxpy as cp
+
+    h = cp.Variable(x.numel())
+    inside = [cp.norm(h - x.flatten().numpy(), ball.p) <= float(ball.eps)]
+    if ball.box:
+        inside += [h >= ball.box[0], h <= ball.box[1]]
+    rows = []
+    for depth, piece in enumerate(pieces):
+        W, b = (t.detach().numpy() for t in piece.matrix())
+        a = cp.Variable(len(b))
+        rows.append(a == W @ h + b)
+        if depth == len(layers):
+            break
+        l, u = (end.detach().double().flatten().numpy() for end in layers[depth])
+        h = cp.Variable(len(b))
+        on, off = l >= 0, (l < 0) & (u <= 0)
+        free = ~on & ~off
+        inside += [a >= l, a <= u, h >= 0]
+        inside += [h[on] == a[on]] if on.any() else []
+        inside += [h[off] == 0] if off.any() else []
+        if free.any():
+            slope = u[free] / (u[free] - l[free])
+            inside += [h[free] >= a[free], h[free] <= cp.multiply(slope, a[free] - l[free])]
+    program = cp.Problem(cp.Minimize(c.flatten().numpy() @ a), inside + rows)
+    least = program.solve(solver=cp.CLARABEL)
+    return least, [torch.from_numpy(np.atleast_1d(row.dual_value))[None, None] for row in rows]

@@ -15,9 +15,12 @@ from torch import nn
 
 import adv_lib
 from adv_lib import (
+    affine,
     attacks,
     bounds,
+    conjugates,
     data,
+    dual,
     evaluation,
     exact,
     linear,
@@ -252,8 +255,8 @@ def networks(name, function, takes_labels=True):
 def pieces():
     """Layers that are no affine pieces, and those that do not fit, by name."""
     name, of = (
-        "bounds.affine_pieces",
-        lambda *layers, shape=(4,): bounds.affine_pieces(nn.Sequential(*layers), shape),
+        "affine.affine_pieces",
+        lambda *layers, shape=(4,): affine.affine_pieces(nn.Sequential(*layers), shape),
     )
     first, image = nn.Linear(4, 3), (1, 4, 4)
     yield (
@@ -266,8 +269,8 @@ def pieces():
     yield name, lambda: of(first, nn.Softmax(1)), "'1' Softmax"
     yield name, lambda: of(first, Custom()), "'1' Custom"
     yield name, lambda: of(first, Squared()), "'1' Squared"
-    yield name, lambda: bounds.affine_pieces(Custom(), (4,)), "Sequential '' Custom"
-    yield name, lambda: bounds.affine_pieces(models.mlp, (4,)), "nn.Sequential function"
+    yield name, lambda: affine.affine_pieces(Custom(), (4,)), "Sequential '' Custom"
+    yield name, lambda: affine.affine_pieces(models.mlp, (4,)), "nn.Sequential function"
     yield name, lambda: of(nn.Linear(16, 3), shape=image), "'0' fit (1, 4, 4) Linear"
     yield name, lambda: of(nn.Linear(4, 3), shape=image), "'0' fit (1, 4, 4) Linear"
     yield name, lambda: of(nn.Flatten(), nn.Linear(15, 3), shape=image), "'1' fit (16,) Linear"
@@ -284,6 +287,129 @@ def pieces():
             broken = nn.Linear(4, 3)
             getattr(broken, which).data.view(-1)[0] = value
             yield name, lambda f=broken: of(nn.ReLU(), f), "finite NaN infinity '1' Linear"
+
+
+def of_conjugates():
+    """Slopes and sets that no conjugate takes."""
+    whole, one = (9 * x).long(), torch.ones(4, 2)
+    yield "conjugates.absolute", lambda: conjugates.absolute(whole), "floating-point int64"
+    yield "conjugates.absolute", lambda: conjugates.absolute(with_entry(x, NAN)), "finite NaN"
+    yield "conjugates.absolute", lambda: conjugates.absolute(with_entry(x, -INF)), "finite infinity"
+    for p in (0, 3, NAN, None):
+        yield "conjugates.norm", lambda p=p: conjugates.norm(x, p), f"p must be 1, 2 or math.inf {p}"
+    yield "conjugates.norm", lambda: conjugates.norm(x[0], 2), "batch (n, *shape) (2,)"
+    yield "conjugates.norm", lambda: conjugates.norm(whole, 2), "floating-point int64"
+    yield "conjugates.norm", lambda: conjugates.norm(with_entry(x, NAN), 2), "finite NaN"
+
+    name = "conjugates.ball"
+
+    def at(y=one, x=x, ball=ball):
+        conjugates.ball(y, x, ball)
+
+    for region in (ball, boxed):
+        call = partial(at, ball=region)
+        yield name, lambda f=call: f(y=one[0], x=x[0]), "batch (n, *shape) (2,)"
+        yield name, lambda f=call: f(y=with_entry(one, NAN)), "finite NaN"
+        yield name, lambda f=call: f(x=with_entry(x, NAN)), "finite NaN"
+        yield name, lambda f=call: f(x=x[:, :1]), "x like y (4, 2) (4, 1)"
+        yield name, lambda f=call: f(x=x[0]), "x like y (4, 2) (2,)"
+        yield name, lambda f=call: f(x=x.double()), "x like y float32 float64"
+        yield name, lambda f=call: f(y=whole, x=whole), "floating-point int64"
+    yield name, lambda: at(x=x + 1, ball=boxed), "x must lie in the box [0, 1] from"
+    yield name, lambda: at(ball=Ball(2, torch.ones(3))), "eps 3 entries 4 samples"
+
+    for name, call in (
+        ("conjugates.box", lambda y=one, l=-one, u=one: conjugates.box(y, l, u)),
+        ("conjugates.relu", lambda y=one, l=-one, u=one: conjugates.relu(one, y, l, u)),
+        ("conjugates.relu", lambda y=one, l=-one, u=one: conjugates.relu(y, y, l, u)),
+    ):
+        yield name, lambda f=call: f(l=2 * one), "lower ≤ upper"
+        yield name, lambda f=call: f(l=with_entry(-one, NAN)), "finite NaN"
+        yield name, lambda f=call: f(u=with_entry(one, INF)), "finite infinity"
+        yield name, lambda f=call: f(y=with_entry(one, NAN)), "finite NaN"
+        yield name, lambda f=call: f(y=one[:3]), "one shape (3, 2) (4, 2)"
+        yield name, lambda f=call: f(u=one[:1]), "one shape (4, 2) (1, 2)"
+        yield name, lambda f=call: f(*[one.long()] * 3), "floating-point int64"
+    yield "conjugates.box", lambda: conjugates.box(one[0], -one[0], one[0]), "batch (n, *shape) (2,)"
+
+    name, s = "conjugates.legendre", torch.linspace(-1, 1, 5)
+
+    def star(s=s, f=s, y=s):
+        conjugates.legendre(s, f, y)
+
+    yield name, lambda: star(f=s[:3]), "(m,) (5,) (3,)"
+    yield name, lambda: star(y=x), "(5,) (4, 2)"
+    yield name, lambda: star(s=x, f=x[:, 0], y=torch.ones(3, 3)), "(4, 2) (3, 3)"
+    yield name, lambda: star(s=torch.ones(5, 1, 1), y=torch.ones(2, 1, 1)), "(5, 1, 1)"
+    yield name, lambda: star(s=s[:0], f=s[:0]), "(0,)"
+    yield name, lambda: star(f=with_entry(s, NAN)), "numbers +∞"
+    yield name, lambda: star(f=with_entry(s, -INF)), "numbers +∞"
+    yield name, lambda: star(f=s + INF), "not all +∞"
+    yield name, lambda: star(s=with_entry(s, NAN)), "finite NaN"
+    yield name, lambda: star(y=with_entry(s, INF)), "finite infinity"
+    yield name, lambda: star(f=s.double()), "one type float32 float64"
+    yield name, lambda: star(s=s.long(), f=s.long(), y=s.long()), "floating-point int64"
+
+
+def of_the_dual_network():
+    """Bounds, slopes and multipliers that fit no network."""
+    pieces, layers = affine.affine_pieces(net, (2,)), bounds.pre_activations(net, x, cube)
+    wide = bounds.Bounds(-torch.ones(4, 4), torch.ones(4, 4))
+    half = torch.full((4, 4), 0.5)
+    name, lines = "dual.lines", partial(dual.lines, wide)
+    for value in (-0.1, 1.1, NAN, INF):
+        yield name, lambda v=value: lines(with_entry(half, v)), "slopes in [0, 1]"
+    yield name, lambda: lines(half[:3]), "slopes (4, 4) (3, 4)"
+    yield name, lambda: lines(half[:, :3]), "slopes (4, 4) (4, 3)"
+    yield name, lambda: lines(torch.full((4, 3, 5), 0.5)), "slopes (4, 4) (4, 3, 5)"
+    yield name, lambda: lines("zero"), "'dual', 'crown' 'zero'"
+    yield name, lambda: dual.lines(bounds.Bounds(*wide[::-1]), "dual"), "lower > upper"
+    for end in (0, 1):
+        ends = [*wide]
+        ends[end] = with_entry(ends[end], NAN)
+        yield name, lambda ends=ends: dual.lines(bounds.Bounds(*ends), "crown"), "NaN"
+    relus = [dual.lines(layer, "dual") for layer in layers]
+    c = torch.eye(3)[labels][:, None]
+    nu = dual.multipliers(pieces, relus, c)
+    name = "dual.value"
+    yield name, lambda: dual.value(pieces, [], x, cube, nu), "2 multipliers 1 bounds 2 0"
+    yield name, lambda: dual.value(pieces, 2 * layers, x, cube, nu), "2 multipliers 1 bounds 2 2"
+    yield name, lambda: dual.value(pieces, layers, x, cube, nu[1:]), "2 multipliers 1 bounds 1 1"
+    yield name, lambda: dual.value(pieces, layers, x, cube, [nu[0] * NAN, nu[1]]), "finite NaN"
+    yield name, lambda: dual.value(pieces, layers, x, cube, [nu[0], nu[1] * INF]), "finite"
+    yield name, lambda: dual.value(pieces, layers, x + 1, cube, nu), "x must lie in the box"
+    crossed = [bounds.Bounds(layers[0].upper + 1, layers[0].lower)]
+    yield name, lambda: dual.value(pieces, crossed, x, cube, nu), "lower ≤ upper"
+    climb = partial(dual.ascend, pieces, layers, x, cube.at(x), c)
+    yield "dual.ascend", lambda: climb([half[:, None]], -1), "steps ≥ 0 -1"
+    yield "dual.ascend", lambda: climb([2 * half[:, None] + 1], 1), "slopes in [0, 1]"
+
+
+def chosen_slopes():
+    """Slopes that fit no network, and methods that take none."""
+    half, K = torch.full((4, 4), 0.5), 3
+    for method in dual.SLOPES:
+        given = partial(bounds.margins, net, x, labels, cube, method)
+        for bad, words in (
+            ([], "(n, *shape) [(4, 4)] (n, K, *shape) K = 3 []"),
+            ([half, half], "[(4, 4)] [(4, 4), (4, 4)]"),
+            ([half[:3]], "[(4, 4)] [(3, 4)]"),
+            ([half[:, None].expand(4, K + 1, 4)], "K = 3 [(4, 4, 4)]"),
+            ([half + 1], "slopes in [0, 1]"),
+            ([with_entry(half, NAN)], "slopes in [0, 1] nan"),
+            ([with_entry(half, -0.1)], "slopes in [0, 1] -0.1"),
+        ):
+            yield "bounds.margins", lambda f=given, bad=bad: f(slopes=bad), words
+    for method in ("interval", "lp"):
+        given = partial(bounds.margins, net, x, labels, cube, method, slopes=[half])
+        yield "bounds.margins", given, f"slopes 'dual' 'crown' {method!r}"
+    name, best = "bounds.best_slopes", partial(bounds.best_slopes, net, x, labels, cube)
+    yield name, lambda: best(steps=-1), "steps ≥ 0 -1"
+    for method in ("interval", "lp", "best", None):
+        yield name, lambda m=method: best(m), f"'dual', 'crown' {method!r}"
+    name, robust = "bounds.robust_loss", partial(bounds.robust_loss, net, x, labels, cube)
+    for method in ("lp", "best", None):
+        yield name, lambda m=method: robust(m), f"'interval', 'dual', 'crown' {method!r}"
 
 
 class Custom(nn.Module):
@@ -341,6 +467,13 @@ def table():
         yield from logits_and_labels(function)
     yield from logits_and_labels(losses.targeted)
     yield from logits_and_labels(losses.targeted_all)
+    name, worst = "losses.worst_logits", losses.worst_logits
+    led = torch.tensor([[INF, 1.0], [2.0, INF]])
+    yield name, lambda: worst(led[0]), "margins (n, K) (2,)"
+    yield name, lambda: worst(led[:, :, None]), "margins (n, K) (2, 2, 1)"
+    yield name, lambda: worst(torch.ones(2, 2)), "one +∞ each row"
+    yield name, lambda: worst(torch.full((2, 2), INF)), "one +∞ each row"
+    yield name, lambda: worst(torch.ones(2, 2, dtype=torch.int64)), "one +∞ int64"
     yield "losses.dlr", lambda: losses.dlr(torch.rand(4, 2), labels % 2), "K ≥ 3 (4, 2)"
 
     yield from attacked("attacks.fgsm", attacks.fgsm)
@@ -366,13 +499,21 @@ def table():
         yield name, lambda share=share: square(cube, share=share), f"share ≤ 1 {share}"
 
     yield from pieces()
-    of_pieces, layer = bounds.affine_pieces(net, (2,)), bounds.pre_activations(net, x, cube)[0]
-    for method in ("interval", "lp"):
+    yield from of_conjugates()
+    yield from of_the_dual_network()
+    yield from chosen_slopes()
+    for method in dual.SLOPES:
+        yield from networks("bounds.best_slopes", partial(bounds.best_slopes, method=method, steps=2))
+    for method in ("interval", *dual.SLOPES):
+        yield from networks("bounds.robust_loss", partial(bounds.robust_loss, method=method))
+    of_pieces, layer = affine.affine_pieces(net, (2,)), bounds.pre_activations(net, x, cube)[0]
+    for method in bounds.METHODS:
         within = partial(bounds.pre_activations, method=method)
         yield from networks("bounds.pre_activations", within, takes_labels=False)
         name, margins = "bounds.margins", partial(bounds.margins, method=method)
         yield from networks(name, margins)
         given = partial(margins, net, x, labels, cube)
+        slopes = partial(bounds.best_slopes, net, x, labels, cube)
         for bad, words in (
             ([], "for each ReLU [(4, 4)]"),
             ([layer, layer], "for each ReLU [(4, 4)]"),
@@ -383,8 +524,11 @@ def table():
             ([bounds.Bounds(layer.lower, layer.upper + INF)], "finite infinity"),
         ):
             yield name, lambda f=given, bad=bad: f(layer_bounds=bad), words
-    for method in ("dual", None):
-        unknown = f"interval lp {method!r}"
+            if method in dual.SLOPES:
+                best = partial(slopes, method)
+                yield "bounds.best_slopes", lambda f=best, bad=bad: f(layer_bounds=bad), words
+    for method in ("exact", None):
+        unknown = f"interval dual crown lp {method!r}"
         yield name, lambda m=method: bounds.margins(net, x, labels, cube, m), unknown
         yield "bounds.pre_activations", lambda m=method: bounds.pre_activations(net, x, cube, m), unknown
     for p in (1, 2):
@@ -511,12 +655,18 @@ def table():
 TABLE = list(table())
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
+    "affine.Affine",
+    "affine.Bounds",
     "attacks.Iterate",
-    "bounds.Affine",
-    "bounds.Bounds",
     "bounds.each",  # calls a function and lets its errors through
     "bounds.interval",  # what it is given comes from affine_pieces and its like
     "data.Data",
+    "dual.Lines",
+    "dual.bound",  # these get pieces, lines and regions that others checked
+    "dual.in_parts",
+    "dual.multipliers",
+    "dual.runs",
+    "dual.width",
     "evaluation.Rate",
     "exact.Certificates",
     "exact.Found",
@@ -531,6 +681,7 @@ HARMLESS = {
     "relaxation.interval",
     "relaxation.intervals",
     "relaxation.relax",
+    "threat.Ball.of",  # indexes, and lets the errors of indexing through
     "threat.Region",
     "training.Epoch",
     "widgets.Control",

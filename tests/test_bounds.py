@@ -1,5 +1,6 @@
 """Bounds: nothing in the ball crosses them, they are ordered, and exact where they can be."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -16,33 +17,26 @@ from strategies import (
     Case,
     entries,
     inputs,
-    network,
+    network_case,
     orders,
     seeded,
     seeds,
 )
 from torch import nn
 
-from adv_lib import attacks, bounds, linear, models
+from adv_lib import attacks, bounds, dual, linear, losses, models
 from adv_lib.bounds import Bounds
 from adv_lib.threat import Ball
 
 EXACT = 1e-9  # float64, and sums of a few terms of size up to 10
 NEAR = 1e-6  # what a solver leaves, in the units of the logits
 each_kind = pytest.mark.parametrize("kind", NETWORKS)
+BACKWARD = tuple(dual.SLOPES)  # the methods that pass through the network backwards
+ANY_BALL = ("interval", *BACKWARD)  # and those that take any p
 each_method = pytest.mark.parametrize("method", bounds.METHODS)
+any_ball = pytest.mark.parametrize("method", ANY_BALL)
+backward = pytest.mark.parametrize("method", BACKWARD)
 boxes = st.sampled_from([None, BOX])
-
-
-def case(kind, seed, p=math.inf, box=BOX, eps=0.3, n=2, each_eps=False):
-    """A random network of this kind, inputs that fit it, labels, and a ball."""
-    model, shape = network(kind, seed), NETWORKS[kind][0]
-    x = inputs((n, *shape), seed) if box else entries((n, *shape), seed, "plain")
-    K = model(x).shape[1]
-    y = torch.randint(0, K, (n,), generator=seeded(seed))
-    if each_eps:
-        eps = eps * torch.rand(n, generator=seeded(seed), dtype=torch.float64)
-    return model, x, y, Ball(p, eps, box)
 
 
 def tries(model, x, y, ball, count=20):
@@ -77,17 +71,22 @@ def differences(z, y):
     return margin.masked_fill(nn.functional.one_hot(y, z.shape[1]).bool(), math.inf)
 
 
-def assert_nothing_crosses(model, x, y, ball, layers, margins, slack=EXACT):
+def reached(model, x, y, ball):
+    """What enters each ReLU, (m, n, units) each, and z_y − z_k, (m, n, K), at points of the ball."""
     moved = tries(model, x, y, ball)
     m = len(moved)
     seen, logits = into_every_relu(model, moved.flatten(0, 1))
+    apart = differences(logits, y.repeat(m)).reshape(m, len(x), -1)
+    return [a.reshape(m, len(x), -1) for a in seen], apart
+
+
+def assert_nothing_crosses(points, layers, margins, slack=EXACT):
+    seen, apart = points
     assert len(seen) == len(layers)
     for a, layer in zip(seen, layers, strict=True):
-        a = a.reshape(m, len(x), -1)
         assert (a >= layer.lower.flatten(1) - slack).all()
         assert (a <= layer.upper.flatten(1) + slack).all()
-    reached = differences(logits, y.repeat(m)).reshape(m, len(x), -1)
-    assert (reached >= margins - slack).all()
+    assert (apart >= margins - slack).all()
 
 
 # ---- no point of the ball crosses a bound ----
@@ -97,29 +96,55 @@ def assert_nothing_crosses(model, x, y, ball, layers, margins, slack=EXACT):
 @settings(max_examples=60)
 @given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]), st.booleans())
 def test_no_point_of_the_ball_leaves_the_intervals(kind, seed, p, box, eps, each_eps):
-    model, x, y, ball = case(kind, seed, p, box, eps, each_eps=each_eps)
+    model, x, y, ball = network_case(kind, seed, p, box, eps, each_eps=each_eps)
     layers = bounds.pre_activations(model, x, ball)
-    assert_nothing_crosses(model, x, y, ball, layers, bounds.margins(model, x, y, ball))
+    points = reached(model, x, y, ball)
+    assert_nothing_crosses(points, layers, bounds.margins(model, x, y, ball))
+
+
+@each_kind
+@settings(max_examples=25)
+@given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]), st.booleans())
+def test_no_point_of_the_ball_leaves_the_bounds_of_the_backward_passes(
+    kind, seed, p, box, eps, each_eps
+):
+    """With either slopes, on either layer bounds, with random slopes and with the best ones."""
+    model, x, y, ball = network_case(kind, seed, p, box, eps, each_eps=each_eps)
+    points = reached(model, x, y, ball)
+    plain = bounds.pre_activations(model, x, ball)
+    for method in BACKWARD:
+        layers = bounds.pre_activations(model, x, ball, method)
+        assert_nothing_crosses(points, layers, bounds.margins(model, x, y, ball, method))
+        found = bounds.margins(model, x, y, ball, method, layer_bounds=plain)
+        assert_nothing_crosses(points, plain, found)
+    best = bounds.best_slopes(model, x, y, ball, layer_bounds=layers, steps=3)
+    anyhow = [inputs(layer.lower.shape, seed) for layer in layers]
+    for slopes in (best, anyhow):
+        found = bounds.margins(model, x, y, ball, "crown", layer_bounds=layers, slopes=slopes)
+        assert_nothing_crosses(points, layers, found)
 
 
 @each_kind
 @settings(max_examples=10)
 @given(seeds, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]), st.booleans())
 def test_no_point_of_the_cube_leaves_the_bounds_of_the_linear_programs(kind, seed, box, eps, each_eps):
-    model, x, y, ball = case(kind, seed, math.inf, box, eps, each_eps=each_eps)
-    layers = bounds.pre_activations(model, x, ball, "lp", jobs=1)
+    model, x, y, ball = network_case(kind, seed, math.inf, box, eps, each_eps=each_eps)
+    layers, points = bounds.pre_activations(model, x, ball, "lp", jobs=1), reached(model, x, y, ball)
     for chosen in (None, layers, bounds.pre_activations(model, x, ball)):
         margins = bounds.margins(model, x, y, ball, "lp", layer_bounds=chosen, jobs=1)
-        assert_nothing_crosses(model, x, y, ball, layers, margins)
+        assert_nothing_crosses(points, layers, margins)
 
 
 @settings(max_examples=30)
 @given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3]))
 def test_in_float32_nothing_leaves_them_by_more_than_rounding(seed, p, box, eps):
-    model, x, y, ball = case("deep mlp", seed, p, box, eps)
+    model, x, y, ball = network_case("deep mlp", seed, p, box, eps)
     model, x = model.float(), x.float()
-    layers, margins = bounds.pre_activations(model, x, ball), bounds.margins(model, x, y, ball)
-    assert_nothing_crosses(model, x, y, ball, layers, margins, slack=1e-4)
+    points = reached(model, x, y, ball)
+    for method in ANY_BALL:
+        layers = bounds.pre_activations(model, x, ball, method)
+        margins = bounds.margins(model, x, y, ball, method)
+        assert_nothing_crosses(points, layers, margins, slack=1e-4)
 
 
 @each_method
@@ -127,7 +152,7 @@ def test_in_float32_nothing_leaves_them_by_more_than_rounding(seed, p, box, eps)
 def test_a_ball_of_radius_0_has_the_margins_of_x(kind, method):
     for seed in range(3):
         for dtype, slack in ((torch.float64, EXACT), (torch.float32, 1e-4)):
-            model, x, y, ball = case(kind, seed, eps=0.0, n=3)
+            model, x, y, ball = network_case(kind, seed, eps=0.0, n=3)
             model, x = model.to(dtype), x.to(dtype)
             expected = differences(model(x).detach(), y).double()
             for chosen in (None, bounds.pre_activations(model, x, ball)):
@@ -144,10 +169,27 @@ def test_float32_bounds_that_miss_the_whole_ball_by_rounding_certify_nothing(eps
             parameter.data *= 3
         x, y, ball = inputs((3, 64), seed).float(), torch.tensor([0, 1, 2]), Ball(math.inf, eps)
         layers = bounds.pre_activations(model, x, ball)
-        found = bounds.margins(model, x, y, ball, "lp", layer_bounds=layers, jobs=1)
         expected = differences(model(x).detach(), y).double()
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 + 1e4 * eps)
-        assert (found <= expected + 1e-4).all()
+        for method in bounds.METHODS:
+            found = bounds.margins(model, x, y, ball, method, layer_bounds=layers, jobs=1)
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-4 + 1e4 * eps)
+            assert (found <= expected + 2e-4).all()
+
+
+@backward
+@pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-7])
+def test_in_float32_the_two_passes_of_a_unit_never_contradict_each_other_by_rounding(eps, method):
+    for seed in range(5):
+        model = models.mlp([64, 50, 50, 50, 5], seeded(seed))
+        for parameter in model.parameters():
+            parameter.data *= 3
+        x, y, ball = inputs((3, 64), seed).float(), torch.tensor([0, 1, 2]), Ball(math.inf, eps)
+        for p in ORDERS:
+            layers = bounds.pre_activations(model, x, Ball(p, eps), method)
+            assert all((layer.lower <= layer.upper).all() for layer in layers)
+        expected = differences(model(x).detach(), y)
+        found = bounds.margins(model, x, y, ball, method)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 + 1e4 * eps)
 
 
 # ---- exact where they can be ----
@@ -156,7 +198,7 @@ def test_float32_bounds_that_miss_the_whole_ball_by_rounding_certify_nothing(eps
 @settings(max_examples=60)
 @given(st.sampled_from([k for k in NETWORKS if k != "linear"]), seeds, orders, boxes)
 def test_the_ends_of_the_first_interval_are_reached_inside_the_ball(kind, seed, p, box):
-    model, x, _, ball = case(kind, seed, p, box)
+    model, x, _, ball = network_case(kind, seed, p, box)
     layer = bounds.pre_activations(model, x, ball)[0]
     lower, upper = layer.lower.flatten(1), layer.upper.flatten(1)
     for i in range(len(x)):
@@ -183,10 +225,12 @@ def into_first_relu(model, x):
 
 @given(seeds, orders, boxes, st.sampled_from([0.0, 0.1, 0.5]))
 def test_without_a_relu_every_method_gives_the_margins_of_a_linear_model(seed, p, box, eps):
-    model, x, y, ball = case("linear", seed, p, box, eps, each_eps=True)
+    model, x, y, ball = network_case("linear", seed, p, box, eps, each_eps=True)
     expected = linear.margins(*linear.weights(model), x, y, ball)
-    torch.testing.assert_close(bounds.margins(model, x, y, ball), expected)
-    assert bounds.pre_activations(model, x, ball) == []
+    for method in ANY_BALL:
+        torch.testing.assert_close(bounds.margins(model, x, y, ball, method), expected)
+        assert bounds.pre_activations(model, x, ball, method) == []
+    assert bounds.best_slopes(model, x, y, ball) == []
     if p == math.inf:
         found = bounds.margins(model, x, y, ball, "lp", jobs=1)
         torch.testing.assert_close(found, expected.detach())
@@ -194,15 +238,19 @@ def test_without_a_relu_every_method_gives_the_margins_of_a_linear_model(seed, p
 
 
 @pytest.mark.parametrize("box", [None, BOX])
-def test_where_no_unit_is_unstable_the_linear_program_is_exact(box):
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("method", [m for m in bounds.METHODS if m != "interval"])
+def test_where_no_unit_is_unstable_all_but_intervals_are_exact(method, p, box):
     """All units on: the network is W₂ W₁ x + W₂ b₁ + b₂. All off: it is b₂."""
+    if method == "lp" and p != math.inf:
+        return
     for seed in range(5):
-        model, x, y, ball = case("mlp", seed, box=box)
+        model, x, y, ball = network_case("mlp", seed, p, box)
         (W, b), (V, a) = ((layer.weight, layer.bias) for layer in (model[1], model[3]))
         for shift in (50, -50):
             b.data.fill_(shift)
             on = float(shift > 0)
-            found = bounds.margins(model, x, y, ball, "lp", jobs=1)
+            found = bounds.margins(model, x, y, ball, method, jobs=1).detach()
             expected = linear.margins(on * V @ W, on * V @ b + a, x, y, ball).detach()
             torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
 
@@ -210,7 +258,7 @@ def test_where_no_unit_is_unstable_the_linear_program_is_exact(box):
 @given(seeds, orders, boxes)
 def test_elision_gives_the_exact_minimum_over_the_last_hidden_box(seed, p, box):
     """A linear function is smallest over a box at the corner that its signs point away from."""
-    model, x, y, ball = case("deep mlp", seed, p, box)
+    model, x, y, ball = network_case("deep mlp", seed, p, box)
     layer = bounds.pre_activations(model, x, ball)[-1]
     low, high = layer.lower.relu(), layer.upper.relu()
     W, b = model[-1].weight, model[-1].bias
@@ -229,7 +277,7 @@ def test_elision_gives_the_exact_minimum_over_the_last_hidden_box(seed, p, box):
 @settings(max_examples=20)
 @given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]))
 def test_elision_is_never_worse_than_the_intervals_of_the_logits(kind, seed, p, box, eps):
-    model, x, y, ball = case(kind, seed, p, box, eps)
+    model, x, y, ball = network_case(kind, seed, p, box, eps)
     last, piece = (
         bounds.pre_activations(model, x, ball)[-1],
         bounds.affine_pieces(model, x.shape[1:])[-1],
@@ -244,12 +292,15 @@ def test_elision_is_never_worse_than_the_intervals_of_the_logits(kind, seed, p, 
 @given(seeds, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]))
 def test_the_more_is_known_the_tighter_are_the_margins(kind, seed, box, eps):
     """intervals ≤ linear programs on intervals ≤ linear programs on linear programs, for every class."""
-    model, x, y, ball = case(kind, seed, math.inf, box, eps)
-    plain, tight = (bounds.pre_activations(model, x, ball, m, jobs=1) for m in bounds.METHODS)
-    for wide, narrow in zip(plain, tight, strict=True):
-        assert (narrow.lower >= wide.lower - EXACT).all()
-        assert (narrow.upper <= wide.upper + EXACT).all()
-        assert (narrow.lower <= narrow.upper).all()
+    model, x, y, ball = network_case(kind, seed, math.inf, box, eps)
+    plain, *_, tight = layers = [
+        bounds.pre_activations(model, x, ball, method, jobs=1) for method in bounds.METHODS
+    ]
+    for tighter in layers[1:]:
+        for wide, narrow in zip(plain, tighter, strict=True):
+            assert (narrow.lower >= wide.lower - EXACT).all()
+            assert (narrow.upper <= wide.upper + EXACT).all()
+            assert (narrow.lower <= narrow.upper).all()
     interval = bounds.margins(model, x, y, ball)
     on_plain = bounds.margins(model, x, y, ball, "lp", layer_bounds=plain, jobs=1)
     on_tight = bounds.margins(model, x, y, ball, "lp", jobs=1)
@@ -258,8 +309,72 @@ def test_the_more_is_known_the_tighter_are_the_margins(kind, seed, box, eps):
     assert (bounds.margins(model, x, y, ball, layer_bounds=tight) >= interval - EXACT).all()
 
 
+@each_kind
+@settings(max_examples=8)
+@given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]))
+def test_in_any_ball_backward_passes_leave_no_layer_wider_than_intervals(kind, seed, p, box, eps):
+    model, x, _, ball = network_case(kind, seed, p, box, eps)
+    plain = bounds.pre_activations(model, x, ball)
+    for method in BACKWARD:
+        for wide, narrow in zip(plain, bounds.pre_activations(model, x, ball, method), strict=True):
+            assert (narrow.lower >= wide.lower - EXACT).all()
+            assert (narrow.upper <= wide.upper + EXACT).all()
+            assert (narrow.lower <= narrow.upper).all()
+
+
+@each_kind
+@settings(max_examples=8)
+@given(seeds, boxes, st.sampled_from([0.03, 0.3, 2.0]))
+def test_on_the_same_layer_bounds_no_backward_pass_is_above_the_linear_program(kind, seed, box, eps):
+    model, x, y, ball = network_case(kind, seed, math.inf, box, eps)
+    for layers in (bounds.pre_activations(model, x, ball, m, jobs=1) for m in ("interval", "crown")):
+        program = bounds.margins(model, x, y, ball, "lp", layer_bounds=layers, jobs=1)
+        best = bounds.best_slopes(model, x, y, ball, layer_bounds=layers, steps=3)
+        for method, slopes in (("dual", None), ("crown", None), ("crown", best)):
+            found = bounds.margins(model, x, y, ball, method, layer_bounds=layers, slopes=slopes)
+            assert (found <= program + NEAR).all()
+
+
+def test_of_intervals_dual_and_crown_none_is_always_the_tightest():
+    wins = set()
+    for seed in range(40):
+        model, x, y, ball = network_case("deep mlp", seed, eps=0.15)
+        found = {method: bounds.margins(model, x, y, ball, method) for method in ANY_BALL}
+        others = found["dual"] < math.inf
+        for one in ANY_BALL:
+            for other in ANY_BALL:
+                if (found[one] > found[other] + 1e-3)[others].any():
+                    wins.add((one, other))
+    assert {("dual", "crown"), ("crown", "dual"), ("interval", "dual"), ("dual", "interval")} <= wins
+
+
+@pytest.mark.parametrize("method", BACKWARD)
+@settings(max_examples=10)
+@given(seeds, orders, boxes, st.sampled_from([0.1, 0.5]))
+def test_the_best_slopes_are_never_worse_than_those_they_began_with(method, seed, p, box, eps):
+    model, x, y, ball = network_case("deep mlp", seed, p, box, eps, each_eps=True)
+    for layers in (None, bounds.pre_activations(model, x, ball)):
+        usual = bounds.margins(model, x, y, ball, method, layer_bounds=layers)
+        for steps in (0, 1, 8):
+            slopes = bounds.best_slopes(model, x, y, ball, method, layer_bounds=layers, steps=steps)
+            found = bounds.margins(model, x, y, ball, method, layer_bounds=layers, slopes=slopes)
+            assert (found >= usual - EXACT).all()
+            if steps == 0:
+                torch.testing.assert_close(found, usual)
+
+
+def test_the_best_slopes_are_often_better():
+    better = 0
+    for seed in range(5):
+        model, x, y, ball = network_case("deep mlp", seed, eps=0.5)
+        slopes = bounds.best_slopes(model, x, y, ball)
+        found = bounds.margins(model, x, y, ball, "crown", slopes=slopes)
+        better += int((found > bounds.margins(model, x, y, ball, "crown") + 0.01).sum())
+    assert better >= 8
+
+
 def test_all_three_differ_on_a_deep_network():
-    model, x, y, ball = case("deep mlp", 0)
+    model, x, y, ball = network_case("deep mlp", 0)
     plain = bounds.pre_activations(model, x, ball)
     interval = bounds.margins(model, x, y, ball)
     on_plain = bounds.margins(model, x, y, ball, "lp", layer_bounds=plain, jobs=1)
@@ -272,7 +387,7 @@ def test_all_three_differ_on_a_deep_network():
 @settings(max_examples=10)
 @given(seeds, boxes)
 def test_a_larger_ball_never_has_a_larger_margin(seed, box):
-    model, x, y, _ = case("deep mlp", seed, box=box)
+    model, x, y, _ = network_case("deep mlp", seed, box=box)
     for method, p in (("interval", 1), ("interval", 2), ("interval", math.inf), ("lp", math.inf)):
         grid = [Ball(p, eps, box) for eps in (0.0, 0.01, 0.1, 0.5, 1.5)]
         found = torch.stack([bounds.margins(model, x, y, ball, method, jobs=1) for ball in grid])
@@ -286,7 +401,7 @@ def test_a_larger_ball_never_has_a_larger_margin(seed, box):
 @each_method
 def test_margins_are_built_on_the_bounds_that_are_given(method):
     for seed in range(5):
-        model, x, y, ball = case("deep mlp", seed)
+        model, x, y, ball = network_case("deep mlp", seed)
         layers = bounds.pre_activations(model, x, ball, method, jobs=1)
         usual = bounds.margins(model, x, y, ball, method, jobs=1)
         same = bounds.margins(model, x, y, ball, method, layer_bounds=layers, jobs=1)
@@ -296,8 +411,50 @@ def test_margins_are_built_on_the_bounds_that_are_given(method):
         assert (looser < usual - 0.1)[usual < math.inf].all()
 
 
+@settings(max_examples=20)
+@given(seeds, orders, boxes)
+def test_on_given_bounds_with_given_slopes_both_backward_methods_are_one(seed, p, box):
+    model, x, y, ball = network_case("deep mlp", seed, p, box)
+    layers = bounds.pre_activations(model, x, ball)
+    names = {m: [dual.lines(layer, m).lower.squeeze(1) for layer in layers] for m in BACKWARD}
+    for method, other in (BACKWARD, BACKWARD[::-1]):
+        usual = bounds.margins(model, x, y, ball, method, layer_bounds=layers)
+        same = bounds.margins(model, x, y, ball, other, layer_bounds=layers, slopes=names[method])
+        torch.testing.assert_close(same, usual)
+
+
+@pytest.mark.parametrize("kind", ["deep mlp", "dilated, in groups", "ReLU last"])
+@backward
+def test_slopes_may_be_one_for_each_class(kind, method):
+    """The margin towards a class depends on the slopes of that class only."""
+    model, x, y, ball = network_case(kind, 0, eps=0.5)
+    layers = bounds.pre_activations(model, x, ball)
+    K = model(x).shape[1]
+    shared = [inputs(layer.lower.shape, 3) for layer in layers]
+    each = [alpha.unsqueeze(1).expand(-1, K, *alpha.shape[1:]) for alpha in shared]
+    usual = bounds.margins(model, x, y, ball, method, slopes=shared)
+    torch.testing.assert_close(bounds.margins(model, x, y, ball, method, slopes=each), usual)
+    other = [inputs(alpha.shape, 4) for alpha in each]
+    mixed = [torch.cat([a[:, :1], b[:, 1:]], 1) for a, b in zip(each, other, strict=True)]
+    found = bounds.margins(model, x, y, ball, method, slopes=mixed)
+    torch.testing.assert_close(found[:, 0], usual[:, 0])
+
+
+def test_slopes_of_units_that_are_on_or_off_play_no_part():
+    model, x, y, ball = network_case("deep mlp", 1)
+    layers = bounds.pre_activations(model, x, ball)
+    unstable = [(layer.lower < 0) & (layer.upper > 0) for layer in layers]
+    assert any(mask.any() for mask in unstable)
+    slopes = [inputs(mask.shape, 0) for mask in unstable]
+    other = [torch.where(m, a, 1 - a) for m, a in zip(unstable, slopes, strict=True)]
+    one, two = (
+        bounds.margins(model, x, y, ball, "dual", layer_bounds=layers, slopes=s) for s in (slopes, other)
+    )
+    assert torch.equal(one, two)
+
+
 def test_bounds_in_float64_serve_a_network_in_float32():
-    model, x, y, ball = case("deep mlp", 0)
+    model, x, y, ball = network_case("deep mlp", 0)
     expected = bounds.margins(
         model, x, y, ball, layer_bounds=bounds.pre_activations(model, x, ball, "lp")
     )
@@ -307,6 +464,11 @@ def test_bounds_in_float64_serve_a_network_in_float32():
     found = bounds.margins(model, x, y, ball, layer_bounds=tight)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    slopes = bounds.best_slopes(model, x, y, ball, layer_bounds=tight)
+    assert {alpha.dtype for alpha in slopes} == {torch.float32}
+    given = [alpha.double() for alpha in slopes]
+    found = bounds.margins(model, x, y, ball, "crown", layer_bounds=tight, slopes=given)
+    assert found.dtype == torch.float32
 
 
 # ---- what comes back ----
@@ -316,9 +478,9 @@ def test_bounds_in_float64_serve_a_network_in_float32():
 @pytest.mark.parametrize("dtype", DTYPES)
 @each_kind
 def test_bounds_have_the_shape_of_their_layer_and_margins_one_row_a_sample(kind, dtype, method):
-    model, x, y, ball = case(kind, 0, n=3)
+    model, x, y, ball = network_case(kind, 0, n=3)
     model, x = model.to(dtype), x.to(dtype)
-    expected = dtype if method == "interval" else torch.float64
+    expected = torch.float64 if method == "lp" else dtype
     layers = bounds.pre_activations(model, x, ball, method, jobs=1)
     shapes = [(3, *piece.shape_out) for piece in bounds.affine_pieces(model, x.shape[1:])[:-1]]
     for end in (0, 1):
@@ -329,8 +491,23 @@ def test_bounds_have_the_shape_of_their_layer_and_margins_one_row_a_sample(kind,
     assert torch.equal(margins == math.inf, nn.functional.one_hot(y, margins.shape[1]).bool())
 
 
+@backward
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_kind
+def test_the_best_slopes_have_the_shape_of_their_layer_one_for_each_class(kind, dtype, method):
+    model, x, y, ball = network_case(kind, 0, n=3)
+    model, x = model.to(dtype), x.to(dtype)
+    found = bounds.best_slopes(model, x, y, ball, method, steps=2)
+    shapes = [piece.shape_out for piece in bounds.affine_pieces(model, x.shape[1:])[:-1]]
+    assert [tuple(alpha.shape) for alpha in found] == [
+        (3, model(x).shape[1], *shape) for shape in shapes
+    ]
+    assert all(alpha.dtype == dtype and not alpha.requires_grad for alpha in found)
+    assert all(((alpha >= 0) & (alpha <= 1)).all() for alpha in found)
+
+
 def test_the_bounds_of_a_convolution_have_channels_height_and_width():
-    model, x, _, ball = case("dilated, in groups", 0)
+    model, x, _, ball = network_case("dilated, in groups", 0)
     for method in bounds.METHODS:
         layers = bounds.pre_activations(model, x, ball, method)
         assert [tuple(layer.lower.shape) for layer in layers] == [(2, 4, 3, 2), (2, 2, 3, 2)]
@@ -339,18 +516,46 @@ def test_the_bounds_of_a_convolution_have_channels_height_and_width():
 @settings(max_examples=20)
 @given(st.sampled_from(list(NETWORKS)), seeds, orders, boxes)
 def test_every_sample_is_bounded_by_itself_and_by_its_own_radius(kind, seed, p, box):
-    model, x, y, ball = case(kind, seed, p, box, n=3, each_eps=True)
-    for method in bounds.METHODS[: 2 if p == math.inf else 1]:
+    model, x, y, ball = network_case(kind, seed, p, box, n=3, each_eps=True)
+    for method in bounds.METHODS if p == math.inf else ANY_BALL:
         together = bounds.margins(model, x, y, ball, method, jobs=1)
+        layers = bounds.pre_activations(model, x, ball, method, jobs=1)
         for i in range(3):
             alone = replace(ball, eps=ball.eps[i].item())
             one = bounds.margins(model, x[i : i + 1], y[i : i + 1], alone, method, jobs=1)
             torch.testing.assert_close(together[i : i + 1], one, rtol=NEAR, atol=NEAR)
+            found = bounds.pre_activations(model, x[i : i + 1], alone, method, jobs=1)
+            for a, b in zip(found, layers, strict=True):
+                torch.testing.assert_close(a.lower, b.lower[i : i + 1], rtol=NEAR, atol=NEAR)
+                torch.testing.assert_close(a.upper, b.upper[i : i + 1], rtol=NEAR, atol=NEAR)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("budget", [1, 30, 200])
+@pytest.mark.parametrize("kind", ["deep mlp", "dilated, in groups", "linear"])
+def test_however_little_memory_there_is_the_numbers_are_the_same(kind, budget, p, monkeypatch):
+    model, x, y, ball = network_case(kind, 0, p, eps=0.5, n=4, each_eps=True)
+    plain = bounds.pre_activations(model, x, ball)
+
+    def everything():
+        for method in ANY_BALL:
+            yield from (end for pair in bounds.pre_activations(model, x, ball, method) for end in pair)
+            yield bounds.margins(model, x, y, ball, method)
+            yield bounds.margins(model, x, y, ball, method, layer_bounds=plain)
+        slopes = bounds.best_slopes(model, x, y, ball, steps=3)
+        yield from slopes
+        yield bounds.margins(model, x, y, ball, "crown", slopes=slopes)
+        yield bounds.margins(model, x, y, ball, "dual", slopes=[inputs(l.lower.shape, 0) for l in plain])
+
+    whole = list(everything())
+    monkeypatch.setattr(dual, "BUDGET", budget)
+    for found, expected in zip(everything(), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_boxes_of_the_programs_reach_as_far_as_eps_says_in_float64():
     """0.7 in float32 is smaller than 0.7."""
-    model, x, _, _ = case("mlp", 0, box=None)
+    model, x, _, _ = network_case("mlp", 0, box=None)
     (_, lower, upper), *_ = bounds.problems(bounds.affine_pieces(model, (4,)), x, Ball(math.inf, 0.7))
     np.testing.assert_array_equal(lower, (x[0] - 0.7).numpy())
     np.testing.assert_array_equal(upper, (x[0] + 0.7).numpy())
@@ -359,17 +564,18 @@ def test_the_boxes_of_the_programs_reach_as_far_as_eps_says_in_float64():
 # ---- gradients ----
 
 
+@any_ball
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("box", [None, BOX])
 @each_kind
-def test_intervals_and_their_margins_have_the_gradients_that_differences_show(kind, box, p):
-    model, x, y, ball = case(kind, 7, p, box)
+def test_bounds_and_their_margins_have_the_gradients_that_differences_show(kind, box, p, method):
+    model, x, y, ball = network_case(kind, 7, p, box)
     parameters = list(model.parameters())
     directions = [entries(w.shape, i, "plain") for i, w in enumerate(parameters)]
 
     def total():
-        margins = bounds.margins(model, x, y, ball)
-        layers = bounds.pre_activations(model, x, ball)
+        margins = bounds.margins(model, x, y, ball, method)
+        layers = bounds.pre_activations(model, x, ball, method)
         ends = sum((layer.upper.sum() - 2 * layer.lower.sum()) for layer in layers)
         return margins[margins < math.inf].sum() + ends
 
@@ -384,62 +590,124 @@ def test_intervals_and_their_margins_have_the_gradients_that_differences_show(ki
             w.data -= step * v
     assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected, rel=1e-5, abs=1e-5)
     with torch.no_grad():
-        assert not bounds.margins(model, x, y, ball).requires_grad
+        assert not bounds.margins(model, x, y, ball, method).requires_grad
         torch.testing.assert_close(total(), torch.tensor(values).double().mean(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_network_can_be_trained_to_be_certified_by_them():
-    model, x, y, ball = case("mlp", 1, n=4, eps=0.02)
+@pytest.mark.parametrize("kind", ["deep mlp", "convolution"])
+def test_margins_are_differentiable_in_the_slopes_and_in_the_bounds_they_build_on(kind):
+    model, x, y, ball = network_case(kind, 0, eps=1.0, n=1)
+    model.requires_grad_(False)
+    layers = bounds.pre_activations(model, x, ball)
+    ends = [end.clone().requires_grad_() for pair in layers for end in pair]
+    slopes = [(0.1 + 0.8 * inputs(l.lower.shape, 0)).requires_grad_() for l in layers]
+
+    def margins(*given):
+        pairs = [
+            Bounds(*pair) for pair in zip(given[: len(ends) : 2], given[1 : len(ends) : 2], strict=True)
+        ]
+        found = bounds.margins(model, x, y, ball, "dual", layer_bounds=pairs, slopes=given[len(ends) :])
+        return found[found < math.inf]
+
+    assert margins(*ends, *slopes).requires_grad
+    assert torch.autograd.gradcheck(margins, (*ends, *slopes))
+
+
+@any_ball
+def test_no_gradient_is_nan_or_infinite_where_units_touch_0(method):
+    """Weights and inputs of whole numbers: bounds of exactly 0, equal ones, ties of every kind."""
+    for seed in range(20):
+        model, x, y, ball = network_case("deep mlp", seed, eps=1.0, box=None)
+        for weights in model.parameters():
+            weights.data.round_()
+        x = x.round()
+        margins = bounds.margins(model, x, y, ball, method)
+        parameters = list(model.parameters())
+        slopes = torch.autograd.grad(margins[margins < math.inf].sum(), parameters, allow_unused=True)
+        assert all(slope is None or slope.isfinite().all() for slope in slopes)
+
+
+@any_ball
+def test_a_network_can_be_trained_to_be_certified_by_them(method):
+    model, x, y, ball = network_case("mlp", 1, n=4, eps=0.02)
     x = torch.eye(4, dtype=torch.float64)
     parameters = list(model.parameters())
-    assert (bounds.margins(model, x, y, ball).amin(1) <= 0).any()
+    assert (bounds.margins(model, x, y, ball, method).amin(1) <= 0).any()
     for _ in range(60):
-        margins = bounds.margins(model, x, y, ball)
+        margins = bounds.margins(model, x, y, ball, method)
         loss = nn.functional.softplus(-margins[margins < math.inf]).mean()
         for w, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             w.data -= 0.3 * slope
-    assert (bounds.margins(model, x, y, ball) > 0).all()
+    assert (bounds.margins(model, x, y, ball, method) > 0).all()
 
 
-# ---- affine pieces ----
+# ---- a loss that no perturbation exceeds ----
 
 
+LOSSES = {"cross_entropy": losses.cross_entropy, "margin": losses.margin, "log_odds": losses.log_odds}
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+@each_loss
+@any_ball
+@settings(max_examples=15)
+@given(st.sampled_from(list(NETWORKS)), seeds, orders, boxes, st.sampled_from([0.03, 0.3]))
+def test_no_point_of_the_ball_has_a_larger_loss(loss, method, kind, seed, p, box, eps):
+    model, x, y, ball = network_case(kind, seed, p, box, eps, each_eps=True)
+    found = bounds.robust_loss(model, x, y, ball, method, loss)
+    moved = tries(model, x, y, ball, 10)
+    with torch.no_grad():
+        reached = loss(model(moved.flatten(0, 1)), y.repeat(len(moved))).reshape(len(moved), -1)
+    assert found.shape == (2,)
+    assert (reached <= found + EXACT).all()
+
+
+@each_loss
+@any_ball
 @each_kind
-def test_the_pieces_with_relu_between_them_are_the_network(kind):
-    for seed in range(5):
-        model, x, _, _ = case(kind, seed, box=None, n=3)
-        pieces, h = bounds.affine_pieces(model, x.shape[1:]), x
-        for piece in pieces[:-1]:
-            h = piece(h).relu()
-        torch.testing.assert_close(pieces[-1](h), model(x))
+def test_in_a_ball_of_radius_0_it_is_the_loss(kind, method, loss):
+    for seed in range(3):
+        model, x, y, ball = network_case(kind, seed, eps=0.0, n=3)
+        found = bounds.robust_loss(model, x, y, ball, method, loss)
+        torch.testing.assert_close(found, loss(model(x), y), rtol=EXACT, atol=EXACT)
 
 
-@each_kind
-def test_a_matrix_does_what_its_piece_does(kind):
-    for seed in range(5):
-        model, x, _, _ = case(kind, seed, box=None)
-        for piece in bounds.affine_pieces(model, x.shape[1:]):
-            W, b = piece.matrix()
-            assert W.shape == (math.prod(piece.shape_out), math.prod(piece.shape_in))
-            h = entries((3, *piece.shape_in), seed, "plain")
-            torch.testing.assert_close(piece(h).flatten(1), h.flatten(1) @ W.T + b)
-            torch.testing.assert_close(piece(h.flatten(1)), piece(h))
+@any_ball
+@given(seeds, orders, boxes, st.sampled_from([0.0, 0.1, 0.5]))
+def test_of_a_linear_model_it_is_the_bound_that_chapter_1_has(method, seed, p, box, eps):
+    model, x, y, ball = network_case("linear", seed, p, box, eps, each_eps=True)
+    expected = linear.robust_cross_entropy_bound(*linear.weights(model), x, y, ball)
+    torch.testing.assert_close(bounds.robust_loss(model, x, y, ball, method), expected)
 
 
-def test_the_pieces_hold_the_layers_own_weights_unless_asked_for_another_type():
-    model = network("convolution", 0)
-    pieces = bounds.affine_pieces(model, (1, 4, 4))
-    assert pieces[0].weight is model[0].weight
-    assert pieces[0].bias is model[0].bias
-    assert bounds.affine_pieces(model, (1, 4, 4), torch.float32)[0].weight.dtype == torch.float32
-    assert model[0].weight.dtype == torch.float64
+def test_it_is_cross_entropy_by_the_dual_network_unless_asked_for_something_else():
+    model, x, y, ball = network_case("deep mlp", 0)
+    found = bounds.robust_loss(model, x, y, ball)
+    assert torch.equal(found, bounds.robust_loss(model, x, y, ball, "dual", losses.cross_entropy))
+    logits = losses.worst_logits(bounds.margins(model, x, y, ball, "dual"))
+    assert torch.equal(found, nn.functional.cross_entropy(logits, y, reduction="none"))
+
+
+@each_loss
+@pytest.mark.parametrize("kind", ["deep mlp", "convolution"])
+@any_ball
+def test_it_has_gradients_in_all_weights_and_leaves_none_behind(method, kind, loss):
+    model, x, y, ball = network_case(kind, 0, n=4)
+    parameters = list(model.parameters())
+    slopes = torch.autograd.grad(bounds.robust_loss(model, x, y, ball, method, loss).sum(), parameters)
+    assert all(slope.isfinite().all() for slope in slopes)
+    assert any(slope.any() for slope in slopes)
+    assert all(weights.grad is None for weights in parameters)
+
+
+# ---- one interval ----
 
 
 @each_kind
 @settings(max_examples=20)
 @given(seeds)
 def test_an_interval_holds_what_its_piece_makes_of_the_box_and_both_ends_are_reached(kind, seed):
-    model, x, _, _ = case(kind, seed, box=None)
+    model, x, _, _ = network_case(kind, seed, box=None)
     for piece in bounds.affine_pieces(model, x.shape[1:]):
         lower = entries((1, *piece.shape_in), seed, "plain")
         upper = lower + entries(lower.shape, seed + 1, "sparse").abs()
@@ -481,10 +749,47 @@ def test_a_bar_is_shown_on_stdout_only_and_only_when_asked_for(capfd):
 
 
 def test_several_at_a_time_give_what_one_after_the_other_gives():
-    model, x, y, ball = case("deep mlp", 0, n=4)
+    model, x, y, ball = network_case("deep mlp", 0, n=4)
     one, two = (bounds.margins(model, x, y, ball, "lp", jobs=jobs) for jobs in (1, 2))
     assert torch.equal(one, two)
     alone, both = (bounds.pre_activations(model, x, ball, "lp", jobs=jobs) for jobs in (1, 2))
     for a, b in zip(alone, both, strict=True):
         assert torch.equal(a.lower, b.lower)
         assert torch.equal(a.upper, b.upper)
+
+
+# ---- on a GPU ----
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@any_ball
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("kind", ["deep mlp", "dilated, in groups", "ReLU first"])
+def test_a_gpu_gives_what_the_cpu_gives(kind, p, method):
+    model, x, y, ball = network_case(kind, 0, p, eps=0.5, n=4, each_eps=True)
+    here, there = (model, x, y), (copy.deepcopy(model).cuda(), x.cuda(), y.cuda())
+
+    def everything(model, x, y):
+        yield from (end for pair in bounds.pre_activations(model, x, ball, method) for end in pair)
+        yield bounds.margins(model, x, y, ball, method)
+        yield bounds.robust_loss(model, x, y, ball, method)
+        if method in BACKWARD:
+            slopes = bounds.best_slopes(model, x, y, ball, method, steps=3)
+            yield bounds.margins(model, x, y, ball, method, slopes=slopes)
+
+    for expected, found in zip(everything(*here), everything(*there), strict=True):
+        assert found.device.type == "cuda"
+        torch.testing.assert_close(found.cpu(), expected, rtol=NEAR, atol=NEAR)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("method", ["interval", "crown"])
+def test_the_linear_programs_take_what_stands_on_a_gpu(method):
+    model, x, y, ball = network_case("deep mlp", 0)
+    there = copy.deepcopy(model).cuda(), x.cuda(), y.cuda(), ball
+    layers = bounds.pre_activations(there[0], there[1], ball, method)
+    found = bounds.margins(*there, "lp", layer_bounds=layers)
+    assert found.device.type == "cuda"
+    here = bounds.pre_activations(model, x, ball, method)
+    expected = bounds.margins(model, x, y, ball, "lp", layer_bounds=here)
+    torch.testing.assert_close(found.cpu(), expected, rtol=NEAR, atol=NEAR)

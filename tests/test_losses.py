@@ -257,3 +257,66 @@ def test_in_float32_every_loss_is_the_rounded_float64_one_at_any_size(seed):
         got, exact = call(name, z, y, targets), call(name, z.double(), y, targets)
         assert got.isfinite().all()
         assert ((got - exact).abs() <= tolerance(z) * z.abs().sum(1)).all()
+
+
+# ---- the worst that margins allow ----
+
+
+MONOTONE = ("cross_entropy", "log_odds", "margin")
+
+
+def led(z, y):
+    """z_y − z_k, +∞ at k = y."""
+    lead = z.gather(1, y[:, None]) - z
+    return lead.scatter(1, y[:, None], math.inf)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=seeds, K=st.integers(2, 10))
+def test_the_worst_logits_are_the_margins_with_the_sign_turned_and_0_at_the_true_class(dtype, seed, K):
+    z, y, _ = logits(seed, K=K, dtype=dtype)
+    margins = led(z, y)
+    worst = losses.worst_logits(margins)
+    assert worst.dtype == dtype
+    assert not worst.gather(1, y[:, None]).any()
+    assert torch.equal(led(worst, y), margins)
+
+
+@pytest.mark.parametrize("name", MONOTONE)
+@given(seed=seeds)
+def test_the_loss_of_the_worst_logits_of_exact_margins_is_the_loss(name, seed):
+    z, y, targets = logits(seed)
+    worst = losses.worst_logits(led(z, y))
+    torch.testing.assert_close(call(name, worst, y, targets), call(name, z, y, targets))
+
+
+@pytest.mark.parametrize("name", MONOTONE)
+@given(seed=seeds, kind=st.sampled_from(("plain", "ties", "sparse")))
+def test_no_logits_that_keep_the_margins_have_a_larger_loss_than_the_worst(name, seed, kind):
+    z, y, targets = logits(seed, kind=kind)
+    slack = entries(z.shape, seed + 1, "sparse").abs()
+    found = call(name, losses.worst_logits(led(z, y) - slack), y, targets)
+    assert (call(name, z, y, targets) <= found + 1e-10).all()
+
+
+def test_a_loss_that_shrinks_with_the_scale_or_counts_all_rivals_is_not_bounded_by_them():
+    """dlr divides by a gap, targeted_all changes with a shift: neither is what worst_logits asks for."""
+    z, y, targets = logits(0, n=200)
+    worst = losses.worst_logits(led(z, y) - entries(z.shape, 1, "plain").abs())
+    for name in ("dlr", "targeted_all"):
+        assert (call(name, z, y, targets) > call(name, worst, y, targets) + 0.1).any()
+
+
+def test_the_worst_logits_pass_gradients_on_to_every_margin_but_the_infinite_one():
+    z, y, _ = logits(0)
+    margins = led(z, y).requires_grad_()
+    (slope,) = torch.autograd.grad(losses.worst_logits(margins).sum(), margins)
+    assert torch.equal(slope, torch.full_like(slope, -1.0).scatter(1, y[:, None], 0.0))
+
+
+def test_no_margins_are_no_logits_and_nan_stays_nan():
+    assert losses.worst_logits(torch.empty(0, 3)).shape == (0, 3)
+    found = losses.worst_logits(torch.tensor([[math.inf, math.nan, -math.inf]]))
+    assert found[0, 0] == 0
+    assert found[0, 1].isnan()
+    assert found[0, 2] == math.inf

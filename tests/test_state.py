@@ -12,9 +12,12 @@ import torch
 from strategies import BOX, ORDERS, generators
 
 from adv_lib import (
+    affine,
     attacks,
     bounds,
+    conjugates,
     data,
+    dual,
     evaluation,
     exact,
     linear,
@@ -37,6 +40,9 @@ w, b, W, B = (
 labels, eps = torch.tensor([0, 1, 2, 0, 1, 2]), torch.rand(6, generator=g)
 targets, net, image = (labels + 1) % 3, models.mlp([4, 5, 3]), torch.rand(6, 1, 4, 4, generator=g)
 cube = Ball(math.inf, eps, BOX)
+plain = bounds.pre_activations(net, x, cube)
+slopes = [torch.rand(layer.lower.shape, generator=g) for layer in plain]
+pieces, towards = affine.affine_pieces(net, (4,)), torch.randn(6, 2, 3, generator=g)
 
 
 def draw(value):
@@ -64,7 +70,22 @@ CALLS = {
     "square images": lambda: attacks.square(
         models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
     ),
-    "pieces": lambda: [piece.matrix() for piece in bounds.affine_pieces(net, (4,))],
+    "worst_logits": lambda: losses.worst_logits(bounds.margins(net, x, labels, cube)),
+    "pieces": lambda: [piece.matrix() for piece in affine.affine_pieces(net, (4,))],
+    "transposed": lambda: [pieces[0].transposed(x[:, [0, 1, 2, 3, 0]]), pieces[0].offset(x[:, [0] * 5])],
+    "absolute": lambda: conjugates.absolute(x),
+    "conjugate of a box": lambda: conjugates.box(x - 0.5, x, x + 1),
+    "conjugate of a relu": lambda: conjugates.relu(x, -x, x - 1, x),
+    "legendre": lambda: conjugates.legendre(x, x[:, 0], x - 0.5),
+    "margins with slopes": lambda: bounds.margins(
+        net, x, labels, cube, "dual", layer_bounds=plain, slopes=slopes
+    ),
+    "best slopes on given bounds": lambda: bounds.best_slopes(
+        net, x, labels, cube, layer_bounds=plain, steps=3
+    ),
+    "best slopes on bounds made here": lambda: bounds.best_slopes(
+        net, x, labels, cube, layer_bounds=bounds.pre_activations(net, x, cube, "lp"), steps=3
+    ),
     "layer bounds lp": lambda: bounds.pre_activations(net, x, cube, "lp"),
     "margins lp": lambda: bounds.margins(net, x, labels, cube, "lp"),
     "margins on lp": lambda: bounds.margins(
@@ -103,8 +124,23 @@ for p in ORDERS:
                 "certified": lambda ball=ball: linear.certified(W, B, x, labels, ball),
                 "bound": lambda ball=ball: linear.robust_cross_entropy_bound(W, B, x, labels, ball),
                 "at": lambda ball=ball: vars(ball.at(x)),
-                "layer bounds": lambda ball=ball: bounds.pre_activations(net, x, ball),
-                "intervals": lambda ball=ball: bounds.margins(net, x, labels, ball),
+                **{
+                    f"layer bounds {m}": lambda ball=ball, m=m: bounds.pre_activations(net, x, ball, m)
+                    for m in ("interval", *dual.SLOPES)
+                },
+                **{
+                    f"margins {m}": lambda ball=ball, m=m: bounds.margins(net, x, labels, ball, m)
+                    for m in ("interval", *dual.SLOPES)
+                },
+                "best slopes": lambda ball=ball: bounds.best_slopes(net, x, labels, ball, steps=3),
+                "robust loss": lambda ball=ball: bounds.robust_loss(net, x, labels, ball),
+                "conjugate": lambda ball=ball: conjugates.ball(w - x, x, ball),
+                "conjugate of a norm": lambda ball=ball: conjugates.norm(w - x, ball.p),
+                "of": lambda ball=ball: ball.of(torch.tensor([1, 0])).eps,
+                "region": lambda ball=ball: ball.at(x).support((w - x)[:, None]),
+                "value": lambda ball=ball: dual.value(
+                    pieces, plain, x, ball, [towards[:, :, [0] * 5], towards]
+                ),
                 "survivors": lambda ball=ball: evaluation.survivors(
                     net, x, labels, ball, [attacks.fgsm]
                 ),
@@ -127,7 +163,8 @@ each = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 @each
 def test_arguments_keep_their_values_and_global_generators_their_state(call):
-    given = [x, y, w, b, W, B, labels, eps, targets, image, *net.parameters()]
+    given = [x, y, w, b, W, B, labels, eps, targets, image, towards, *slopes, *net.parameters()]
+    given += [end for layer in plain for end in layer]
     before, state = [t.clone() for t in given], generators()
     call()
     plt.close("all")
@@ -244,7 +281,7 @@ def test_the_computation_is_imported_without_the_libraries_it_may_not_need():
 
 
 def test_programs_are_imported_without_their_solver_before_one_is_solved():
-    held = after_importing("adv_lib.relaxation", "adv_lib.bounds", "adv_lib.exact")
+    held = after_importing("adv_lib.relaxation", "adv_lib.bounds", "adv_lib.exact", "adv_lib.dual")
     absent = {"highspy", "joblib", "dask", "cvxpy", "torchvision", "sklearn", "matplotlib"}
     assert held & absent == set()
 
@@ -267,7 +304,8 @@ def state():
             torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
             dict(matplotlib.rcParams), list(warnings.filters)]
 before = state()
-import adv_lib.attacks, adv_lib.bounds, adv_lib.checks.attacks, adv_lib.checks.linear_models
+import adv_lib.affine, adv_lib.attacks, adv_lib.bounds, adv_lib.checks.attacks
+import adv_lib.checks.linear_models, adv_lib.conjugates, adv_lib.dual
 import adv_lib.data, adv_lib.evaluation, adv_lib.exact, adv_lib.linear, adv_lib.losses, adv_lib.models
 import adv_lib.plots, adv_lib.relaxation
 import adv_lib.threat, adv_lib.training, adv_lib.widgets

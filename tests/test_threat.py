@@ -571,6 +571,74 @@ def test_among_thirty_equal_entries_the_whole_budget_is_spent_within_the_box():
     torch.testing.assert_close(delta[1, 20:], torch.full((10,), 0.1, dtype=torch.float64))
 
 
+@given(climbs(), st.integers(1, 4))
+def test_the_region_has_the_support_function_of_the_ball_for_several_vectors_at_once(climb, r):
+    case, x, *_ = climb
+    w = entries((len(x), r, x[0].numel()), 3, "plain").to(x.dtype) * case.v.flatten(1)[:, None]
+    found = case.ball.at(x).support(w)
+    assert found.shape == (len(x), r)
+    assert found.dtype == x.dtype
+    for k in range(r):
+        expected = case.ball.support(w[:, k].reshape(x.shape), case.x)
+        size = (case.eps() * w[:, k].double().abs().sum(1)).to(x.dtype)
+        assert ((found[:, k] - expected).abs() <= tolerance(x) * size).all()
+
+
+@given(climbs(dtypes=(torch.float64,), kinds=("plain", "ties")))
+def test_the_gradient_of_the_regions_support_function_is_a_maximiser(climb):
+    """Also where w is 0, or several of its entries are equally large."""
+    case, x, *_ = climb
+    w = case.v.flatten(1)[:, None].clone().requires_grad_()
+    found = case.ball.at(x).support(w)
+    (delta,) = torch.autograd.grad(found.sum(), w)
+    assert case.ball.contains(delta.reshape(x.shape), case.x).all()
+    slack = tolerance(x) * (1 + case.eps() * w.detach().abs().sum((1, 2)))
+    assert (((w * delta).sum(2) - found).abs().squeeze(1) <= slack).all()
+
+
+# ---- the ball of some samples ----
+
+
+@given(cases())
+def test_the_ball_of_some_samples_does_with_them_what_the_whole_does(case):
+    mask = torch.arange(len(case.v)) % 2 == 0
+    for part in (mask, mask.nonzero().squeeze(1), torch.tensor([0]), torch.tensor([0, 0, 0])):
+        some = case.ball.of(part)
+        x = None if case.x is None else case.x[part]
+        assert (some.p, some.box) == (case.ball.p, case.ball.box)
+        for name in ("support", "argmax", "project"):
+            whole = getattr(case.ball, name)(case.v, case.x)
+            assert_same(getattr(some, name)(case.v[part], x), whole[part])
+        assert torch.equal(
+            some.at(case.v[part] if x is None else x).eps,
+            case.ball.at(case.v if x is None else case.x).eps[part],
+        )
+
+
+@pytest.mark.parametrize("eps", [0.3, 0, torch.tensor(0.3), torch.tensor([0.3])])
+def test_a_radius_for_all_samples_is_the_radius_of_any_of_them(eps):
+    ball = Ball(2, eps, BOX)
+    for part in (torch.tensor([5]), torch.tensor([7, 7]), torch.zeros(9, dtype=torch.bool)):
+        assert ball.of(part).eps is ball.eps
+
+
+def test_a_radius_for_each_sample_goes_with_its_sample():
+    ball = Ball(1, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), BOX)
+    assert ball.of(torch.tensor([2, 0, 2])).eps.tolist() == [0.3, 0.1, 0.3]
+    assert ball.of(torch.tensor([False, True, True])).eps.tolist() == [0.2, 0.3]
+    assert ball.of(torch.zeros(3, dtype=torch.bool)).eps.shape == (0,)
+    assert ball.of(torch.tensor([1])).eps.dtype == torch.float64
+    assert ball.eps.tolist() == [0.1, 0.2, 0.3]
+    with pytest.raises(IndexError):
+        ball.of(torch.tensor([3]))
+
+
+def test_a_ball_is_not_a_list_of_its_samples():
+    """Else a loop over a ball with one radius would never end."""
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(Ball(2, 0.1))
+
+
 # ---- membership ----
 
 
