@@ -26,7 +26,7 @@ from . import conjugates
 from .affine import Affine, Bounds
 from .threat import Ball, Region
 
-BUDGET = 2**19  # numbers in the largest tensor of a backward pass: 2 MB in float32
+BUDGET = 2**18  # numbers in the largest tensor of a backward pass: 1 MB in float32
 
 
 class Lines(NamedTuple):

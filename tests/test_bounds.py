@@ -322,6 +322,32 @@ def test_in_any_ball_backward_passes_leave_no_layer_wider_than_intervals(kind, s
             assert (narrow.lower <= narrow.upper).all()
 
 
+@backward
+@each_kind
+def test_every_unit_that_intervals_leave_unstable_has_the_better_of_both_bounds(kind, method):
+    """Layer by layer: two passes from the unit with the slopes of the method, and the intervals."""
+    for seed in range(3):
+        model, x, _, ball = network_case(kind, seed, eps=0.5)
+        model.requires_grad_(False)
+        pieces, relus, h = bounds.affine_pieces(model, x.shape[1:]), [], None
+        for depth, layer in enumerate(bounds.pre_activations(model, x, ball, method)):
+            if h is not None:
+                wide = bounds.interval(pieces[depth], h)
+                one = torch.eye(wide.lower[0].numel(), dtype=torch.float64).expand(len(x), -1, -1)
+                passes = [
+                    sign * dual.bound(pieces[: depth + 1], relus, x, ball.at(x), sign * one)
+                    for sign in (1, -1)
+                ]
+                least, most = (found.reshape(wide.lower.shape) for found in passes)
+                unstable = (wide.lower < 0) & (wide.upper > 0)
+                lower = torch.where(unstable, wide.lower.maximum(least), wide.lower)
+                upper = torch.where(unstable, wide.upper.minimum(most), wide.upper)
+                torch.testing.assert_close(layer.lower, lower)
+                torch.testing.assert_close(layer.upper, upper)
+            relus.append(dual.lines(layer, method))
+            h = Bounds(layer.lower.relu(), layer.upper.relu())
+
+
 @each_kind
 @settings(max_examples=8)
 @given(seeds, boxes, st.sampled_from([0.03, 0.3, 2.0]))

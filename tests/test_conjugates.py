@@ -345,6 +345,21 @@ def test_a_bound_of_exactly_0_leaves_a_unit_on_or_off():
         assert conjugates.relu(a, h, -one, zero).item() == max(0, -p)
 
 
+@given(seeds, st.sampled_from([-40, -10, 10, 40]))
+def test_in_smaller_units_of_the_set_every_conjugate_is_as_much_smaller(seed, power):
+    unit = 2.0**power
+    lower, upper = ends(seed, (5, 4))
+    p, q = entries((5, 4), seed + 2, "plain"), entries((5, 4), seed + 3, "plain")
+    small = unit * lower, unit * upper
+    assert torch.equal(conjugates.relu(p, q, *small), unit * conjugates.relu(p, q, lower, upper))
+    assert torch.equal(conjugates.box(p, *small), unit * conjugates.box(p, lower, upper))
+    for k in ORDERS:
+        found = conjugates.ball(p, unit * lower, Ball(k, 0.3 * unit))
+        torch.testing.assert_close(
+            found, unit * conjugates.ball(p, lower, Ball(k, 0.3)), atol=0, rtol=1e-9
+        )
+
+
 @given(seeds)
 def test_a_conjugate_is_convex(seed):
     """On a segment between two slopes it stays below the chord."""
