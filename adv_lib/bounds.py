@@ -56,11 +56,12 @@ def pre_activations(
 ) -> list[Bounds]:
     """lower ≤ a ≤ upper for every hidden unit and all δ ∈ Δ(x): one `Bounds` for each ReLU.
 
-    method: "interval", for any ball, exact in the first layer; of x's type. "dual" and
-            "crown": each unit that intervals leave unstable is bounded by two backward passes through
-            the layers before it, with the slopes of `dual.SLOPES`, and the better of both bounds kept;
-            for any ball, of x's type. "lp", for p = ∞: each such unit is minimised and
-            maximised over the triangle relaxation of the layers before it; in float64.
+    method: "interval", for any ball, exact in the first layer; of x's type.
+            "dual" and "crown": each unit that intervals leave unstable is bounded by two backward passes
+            through the layers before it, with the slopes of `dual.SLOPES`, and the better of both bounds
+            kept; for any ball, of x's type.
+            "lp", for p = ∞: each such unit is minimised and maximised over the triangle relaxation of
+            the layers before it; in float64.
     jobs, progress: for "lp", as in `each`.
     All but "lp" are differentiable in the weights, not in x.
     Raises ValueError for another method, for p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
@@ -93,8 +94,8 @@ def margins(
 ) -> Tensor:
     """A lower bound on z_y − z_k over δ ∈ Δ(x), for every class k: (n, K), +∞ at k = y.
 
-    method: "interval", for any ball, of x's type: intervals up to the last hidden layer,
-            then (w_y − w_k)ᵀh + b_y − b_k is minimised over its box at once (elision of the last layer).
+    method: "interval", for any ball, of x's type: intervals up to the last hidden layer, then
+            (w_y − w_k)ᵀh + b_y − b_k is minimised over its box at once (elision of the last layer).
             "dual" and "crown": one backward pass from each z_y − z_k [`dual.bound`], with the slopes of
             `dual.SLOPES`; for any ball, of x's type.
             "lp", for p = ∞: the minimum over the triangle relaxation, a linear program; in float64.
@@ -129,9 +130,8 @@ def margins(
         if method == "interval":
             found.append(_elided(pieces[-1], y[rows], layers[-1]))
         else:
-            alphas = (
-                [alpha[rows].to(x) for alpha in slopes] if slopes is not None else [method] * len(layers)
-            )
+            given = slopes is not None
+            alphas = [alpha[rows].to(x) for alpha in slopes] if given else [method] * len(layers)
             found.append(_dual_margins(pieces, *part, y[rows], layers, alphas))
     return torch.cat(found)
 
