@@ -77,6 +77,7 @@ def pgd(
     steps: int = 40,
     step_size: float | None = None,
     restarts: int = 1,
+    start: Tensor | None = None,
     loss: Loss | None = None,
     targets: Tensor | None = None,
     keep: str = "best",
@@ -89,7 +90,8 @@ def pgd(
     P projects onto Δ(x) (`threat.Region.step`).
 
     step_size: α > 0 in the units of ε; None means 2.5 ε / steps.
-    restarts:  how many starts: the first at δ = 0, the others at random points of Δ(x).
+    restarts:  how many starts: the first at `start`, the others at random points of Δ(x).
+    start:     a point of Δ(x), like x; None means δ = 0.
     keep:      what to return for each sample: its "best" iterate of the whole run, the one with the
                largest lead; the "first" one that breaks it, where it stops; the "last" one of the run.
     callback:  sees every iterate, the starts included; with "first" only the samples not yet broken.
@@ -103,12 +105,14 @@ def pgd(
         )
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(f"expected step_size > 0, in the units of eps, got {step_size!r}")
+    if start is not None and (start.shape != x.shape or not bool(ball.contains(start, x).all())):
+        raise ValueError(f"expected a start {tuple(x.shape)} in Δ(x), got {tuple(start.shape)}")
     with _goal(model, x, y, ball, loss, targets) as goal:
         best, generator = _Best(goal), _fresh(generator, x)
         for restart in range(restarts):
-            start = goal.start(ball, restart, generator)
+            here = goal.start(ball, restart, generator, start)
             part = goal[best.lead < 0] if keep == "first" else goal
-            delta = start[part.index] if keep == "first" else start
+            delta = here[part.index] if keep == "first" else here
             for step in range(steps if len(delta) else 0):
                 z, gradient = part.climb(delta)
                 _report(callback, part, restart, step, delta, z)
@@ -267,9 +271,13 @@ class _Goal:
         """δ = 0."""
         return torch.zeros_like(self.x).flatten(1)
 
-    def start(self, ball: Ball, restart: int, generator: torch.Generator) -> Tensor:
-        """Where a run begins: the first at 0, the others anywhere in Δ(x)."""
-        return ball.sample(self.x, generator).flatten(1) if restart else self.nothing()
+    def start(
+        self, ball: Ball, restart: int, generator: torch.Generator, given: Tensor | None = None
+    ) -> Tensor:
+        """Where a run begins: the first where it is told to, or at 0, the others anywhere in Δ(x)."""
+        if restart:
+            return ball.sample(self.x, generator).flatten(1)
+        return self.nothing() if given is None else given.detach().flatten(1).clone()
 
     def shaped(self, delta: Tensor) -> Tensor:
         """Rows as perturbations of x."""

@@ -84,6 +84,22 @@ def targeted_all(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     return 2 * _at(z, targets) - z.sum(1)
 
 
+def divergence(z: Tensor, moved: Tensor) -> Tensor:
+    """KL(p‖q) = Σ_k p_k (log p_k − log q_k) for p = softmax(z), q = softmax(moved): 0 iff p = q.
+
+    z, moved: logits (n, K).  Returns (n,). Blind to the label: it asks only that the prediction stays.
+    Raises ValueError unless both are logits of the same shape.
+    Source: Zhang et al. 2019, eq. (5), with KL for the surrogate, as in their experiments.
+    """
+    if z.ndim != 2 or z.shape != moved.shape or not (z.is_floating_point() and z.shape[1] >= 2):
+        raise ValueError(
+            "expected two sets of logits (n, K) with K ≥ 2, "
+            f"got {z.dtype} {tuple(z.shape)} and {moved.dtype} {tuple(moved.shape)}"
+        )
+    p, q = torch.log_softmax(z, 1), torch.log_softmax(moved, 1)
+    return (p.exp() * (p - q)).sum(1)
+
+
 def worst_logits(margins: Tensor) -> Tensor:
     """−margins, with 0 at the true class: logits that are as bad as the margins allow, all at once.
 

@@ -1,71 +1,273 @@
-"""The outer minimum: one loop for every way of training in the book."""
+"""The outer minimum: one loop for every way of training in the book.
+
+min over θ of the mean of max over δ ∈ Δ(x) of ℓ(f_θ(x + δ), y). The loop is the same for all; what
+stands for the inner maximum is not: the loss at δ = 0 (`clean`), at the end of an attack, which is at
+most the maximum (`adversarial`, `trades`), or a bound, which is at least the maximum (`certified`).
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import attacks, losses, models
+from . import attacks, bounds, losses, models
 from .data import Data
 from .threat import Ball
 
-Inner = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Inner = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x (n, *shape), y (n,)) → (n,)
+Attack = Callable[[nn.Module, Tensor, Tensor, Ball], Tensor]  # (model, x, y, ball) → δ like x
+
+
+# ---- what stands for the inner maximum ----
+
+
+def clean(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """ℓ(f(x), y) with ℓ the cross-entropy: standard training, which takes δ = 0.  Returns (n,)."""
+    return losses.cross_entropy(model(x), y)
+
+
+def adversarial(attack: Attack, ball: Ball) -> Inner:
+    """ℓ(f(x + δ), y) with the δ that the attack finds: a lower bound on the inner maximum.
+
+    attack: (model, x, y, ball) → δ, such as `attacks.fgsm` or a `functools.partial` of `attacks.pgd`. It
+            sees the model in eval mode; the loss that is minimised is that of the mode it is in.
+    Source: Goodfellow, Shlens & Szegedy 2015 (one step); Madry et al. 2018, eq. (2.1).
+    """
+
+    def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return clean(model, x + attack(model, x, y, ball), y)
+
+    return inner
+
+
+def fast(ball: Ball, generator: torch.Generator | None = None) -> Inner:
+    """`adversarial` with one step of 1.25 ε from a random point of Δ(x), projected: two passes a batch.
+
+    generator: draws the points; None means a fresh one seeded 0.
+    Source: Wong, Rice & Kolter 2020, algorithm 3.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        start, size = ball.sample(x, generator), 1.25 * ball.eps
+        if size == 0:  # at the foot of a ramp
+            return start
+        return attacks.pgd(model, x, y, ball, steps=1, step_size=size, start=start, keep="last")
+
+    return adversarial(attack, ball)
+
+
+def trades(
+    ball: Ball, beta: float = 6.0, *, steps: int = 10, generator: torch.Generator | None = None
+) -> Inner:
+    """ℓ(f(x), y) + β max_δ KL(f(x) ‖ f(x + δ)), the maximum by `attacks.pgd`: be right, and do not move.
+
+    The attack starts from noise of size 0.001, because at δ = 0 the divergence has no gradient.
+    generator: draws the noise; None means a fresh one seeded 0.
+    Raises ValueError for β < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
+    """
+    if not 0 <= beta < math.inf:
+        raise ValueError(f"expected beta ≥ 0, got {beta!r}")
+    generator = generator or torch.Generator().manual_seed(0)
+
+    def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with models.evaluating(model), torch.no_grad():
+            still = model(x)
+        noise = 0.001 * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+        def moved(z: Tensor, y: Tensor) -> Tensor:
+            return losses.divergence(still, z)
+
+        start = ball.project(noise, x)
+        delta = attacks.pgd(model, x, y, ball, steps=steps, start=start, loss=moved, keep="last")
+        z = model(x)
+        return losses.cross_entropy(z, y) + beta * losses.divergence(z, model(x + delta))
+
+    return inner
+
+
+def certified(ball: Ball, method: str = "dual") -> Inner:
+    """`bounds.robust_loss`: an upper bound on the inner maximum, so what is small is proved small.
+
+    method: "interval", "dual" or "crown".
+    Source: Wong & Kolter 2018 (dual); Gowal et al. 2018 (interval).
+    """
+
+    def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return bounds.robust_loss(model, x, y, ball, method)
+
+    return inner
+
+
+def mixed(inner: Inner, share: float) -> Inner:
+    """share · inner + (1 − share) · clean: some of the loss on the images as they are.
+
+    Raises ValueError unless 0 ≤ share ≤ 1.  Source: Goodfellow, Shlens & Szegedy 2015, with share ½.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"expected a share from 0 to 1, got {share!r}")
+
+    def both(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return share * inner(model, x, y) + (1 - share) * clean(model, x, y)
+
+    return both
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """An inner maximum over a ball that grows: ε(t) = ε min(1, t/share), a part t of the run being done.
+
+    inner_of: ball → Inner, such as `certified`.  Raises ValueError unless 0 < share ≤ 1.
+    """
+
+    inner_of: Callable[[Ball], Inner]
+    ball: Ball
+    share: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise ValueError(f"expected a share of the run, 0 < share ≤ 1, got {self.share!r}")
+
+    def at(self, done: float) -> Inner:
+        """The inner maximum once a part `done` of the run, from 0 to 1, is over."""
+        return self.inner_of(replace(self.ball, eps=self.ball.eps * min(1.0, done / self.share)))
+
+
+# ---- the loop ----
 
 
 class Epoch(NamedTuple):
-    """What one pass over the training set did."""
+    """What one pass over the training set did: its number from 1, its mean loss, what was watched."""
 
     number: int
     loss: float
+    watched: Mapping[str, float] = {}
 
 
 def fit(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
-    inner: Inner,
+    inner: Inner | Ramp,
     *,
     epochs: int,
-    lr: float,
+    lr: float | Callable[[float], float],
     batch_size: int = 100,
     generator: torch.Generator | None = None,
+    watch: Mapping[str, Callable[[nn.Module], float]] | None = None,
+    best: str | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Iterator[Epoch]:
     """Minimise the mean of inner(model, x, y) over the data by stochastic gradient descent, in place.
 
     θ ← θ − lr ∇_θ (1/|B|) Σ_{(x,y)∈B} inner(θ, x, y), one batch B after the other.
 
-    data:  inputs (n, *shape) and labels (n,).
-    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it: the loss itself for
-           standard training, an attack's loss (a lower bound), a closed form, or an upper bound.
+    data:  inputs (n, *shape) and labels (n,), on the device of the model.
+    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it, or a `Ramp` of them.
+    lr:    the step size, or a function of the part of the run that is done, from 0 to 1.
     generator: shuffles the batches; None means a fresh one seeded 0.
-    Yields an Epoch, its number and its mean loss, after each epoch; nothing runs before you iterate.
-    Raises ValueError for arguments that cannot be trained on, FloatingPointError if the loss is not
-    finite.
+    watch: what to measure after each epoch: names, and functions of the model (in eval mode).
+    best:  one of those names: the run ends with the weights of the epoch where it was largest, the
+           first of several. None means those of the last epoch.
+    checkpoint: a file that is written after each epoch. A run that finds it goes on from there, and ends
+           with the weights that it would have had if what inner draws comes from the same generator.
+    Yields an `Epoch` after each; nothing runs before you iterate.
+    Raises ValueError for arguments that cannot be trained on and for the checkpoint of another run,
+    FloatingPointError if the loss is not finite.
     """
     x, y = data
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"data must be as many inputs as labels, got {len(x)} and {len(y)}")
-    if epochs < 0 or batch_size < 1 or not lr > 0:
+    if epochs < 0 or batch_size < 1 or not (callable(lr) or lr > 0):
         raise ValueError(
             "expected epochs ≥ 0, batch_size ≥ 1 and lr > 0, "
             f"got epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}"
         )
+    watch = watch or {}
+    if best is not None and best not in watch:
+        raise ValueError(f"expected best to be one of what is watched, {list(watch)}, got {best!r}")
+    settings = {
+        "epochs": epochs,
+        "lr": "varies" if callable(lr) else lr,
+        "batch_size": batch_size,
+        "n": len(x),
+        "best": best,
+    }
     generator = generator or torch.Generator().manual_seed(0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    for number in range(1, epochs + 1):
+    path = None if checkpoint is None else Path(checkpoint)
+    over, record = _resume(path, settings, model, generator) if path and path.exists() else (0, None)
+    optimizer = torch.optim.SGD(model.parameters())
+    for number in range(over + 1, epochs + 1):
+        order = torch.randperm(len(x), generator=generator, device=generator.device)
+        batches = order.to(x.device).split(batch_size)
         total = 0.0
-        for batch in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
-            loss = inner(model, x[batch], y[batch]).mean()
+        for i, batch in enumerate(batches):
+            done = (number - 1 + i / len(batches)) / epochs
+            loss_of = inner.at(done) if isinstance(inner, Ramp) else inner
+            loss = loss_of(model, x[batch], y[batch]).mean()
             if not loss.isfinite():
                 raise FloatingPointError(f"the loss became {loss.item()} in epoch {number}")
             optimizer.zero_grad()
             loss.backward()
+            optimizer.param_groups[0]["lr"] = lr(done) if callable(lr) else lr
             optimizer.step()
             total += loss.item() * len(batch)
-        yield Epoch(number, total / len(x))
+        with models.evaluating(model), torch.no_grad():
+            watched = {name: float(measure(model)) for name, measure in watch.items()}
+        if best is not None and (record is None or watched[best] > record[0]):
+            record = watched[best], copy.deepcopy(model.state_dict())
+        if record is not None and number == epochs:
+            model.load_state_dict(record[1])
+        if path:
+            _save(path, settings, number, model, generator, record)
+        yield Epoch(number, total / len(x), watched)
+
+
+def progress(run: Iterator[Epoch], epochs: int) -> Iterator[Epoch]:
+    """The same epochs, with a bar that shows the loss and what is watched and goes away at the end.
+
+    epochs: how many there will be.  TQDM_DISABLE=1 in the environment hides the bar.
+    """
+    from tqdm.auto import tqdm
+
+    with tqdm(total=epochs, unit="epoch", leave=False) as bar:
+        for epoch in run:
+            bar.update(epoch.number - bar.n)  # a run that goes on begins later
+            bar.set_postfix(
+                {"loss": f"{epoch.loss:.3f}"} | {k: f"{v:.3f}" for k, v in epoch.watched.items()}
+            )
+            yield epoch
+
+
+def _save(
+    path: Path, settings: dict, number: int, model: nn.Module, generator: torch.Generator, record
+) -> None:
+    """Write all that a run needs to go on; a run that is killed here leaves the file as it was."""
+    state = {"settings": settings, "epoch": number, "model": model.state_dict(), "record": record}
+    half = path.with_name(path.name + ".part")
+    torch.save(state | {"generator": generator.get_state()}, half)
+    half.replace(path)
+
+
+def _resume(path: Path, settings: dict, model: nn.Module, generator: torch.Generator):
+    """Put the model and the generator where the file says.  Returns the epochs done and the record."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["settings"] != settings:
+        raise ValueError(f"{path} is of a run with {state['settings']}, expected {settings}")
+    model.load_state_dict(state["model"])
+    generator.set_state(state["generator"])
+    return state["epoch"], state["record"]
+
+
+# ---- the networks that every chapter means ----
 
 
 def reference(kind: str, data: Data) -> nn.Sequential:
@@ -81,13 +283,7 @@ def reference(kind: str, data: Data) -> nn.Sequential:
     x, y = data.x_train, data.y_train
     ball, generator = Ball(math.inf, 0.1, (0, 1)), torch.Generator().manual_seed(0)
     model = models.mlp([x[0].numel(), 50, 50, int(y.max()) + 1], generator)
-
-    def clean(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return losses.cross_entropy(model(x), y)
-
-    def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return clean(model, x + attacks.pgd(model, x, y, ball, steps=10, keep="last"), y)
-
+    attacked = adversarial(partial(attacks.pgd, steps=10, keep="last"), ball)
     stages = [(clean, 1200, 0.1), (attacked, 960, 0.05), (attacked, 240, 0.01)]
     for inner, steps, lr in stages[:1] if kind == "standard" else stages:
         epochs = max(4, round(100 * steps / len(x)))
