@@ -5,18 +5,25 @@ Robust accuracy from attacks is an upper bound: of a sample that no attack break
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import attacks as weapons
 from . import losses
 from .models import evaluating
 from .threat import Ball
 
+Model = Callable[[Tensor], Tensor]
 Attack = Callable[..., Tensor]  # (model, x, y, ball) → δ
+Proof = Callable[..., Tensor]  # (model, x, y, ball) → (n,) bool: proved right for every δ ∈ Δ(x)
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,47 @@ def rate(happened: Tensor) -> Rate:
     return Rate(count, n, interval.low, interval.high)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A number that several training runs gave, which differ in their seed only.
+
+    It says how far another seed may lead, and nothing about another test set: that is `Rate`.
+    """
+
+    values: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.values or not all(math.isfinite(v) for v in self.values):
+            raise ValueError(f"expected finite numbers, one a run, at least one, got {self.values}")
+
+    @property
+    def mean(self) -> float:
+        """The mean over the runs."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation between runs, with n − 1; NaN for a single run."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """A 95 % interval for the mean of all seeds, Student's t; infinite for a single run."""
+        from scipy.stats import t
+
+        n = len(self.values)
+        if n == 1:
+            return -math.inf, math.inf
+        half = t.ppf(0.975, n - 1) * self.deviation / math.sqrt(n)
+        return self.mean - half, self.mean + half
+
+    def __format__(self, spec: str) -> str:
+        mean = format(self.mean, spec)
+        return mean if len(self.values) == 1 else f"{mean} ± {format(self.deviation, spec)}"
+
+
 def survivors(
-    model: Callable[[Tensor], Tensor],
+    model: Model,
     x: Tensor,
     y: Tensor,
     ball: Ball,
@@ -94,7 +140,7 @@ def survivors(
 
 
 def robust_accuracy(
-    model: Callable[[Tensor], Tensor],
+    model: Model,
     x: Tensor,
     y: Tensor,
     ball: Ball,
@@ -107,7 +153,7 @@ def robust_accuracy(
 
 
 def robust_accuracy_curve(
-    model: Callable[[Tensor], Tensor],
+    model: Model,
     x: Tensor,
     y: Tensor,
     ball: Ball,
@@ -136,8 +182,189 @@ def robust_accuracy_curve(
     return rates
 
 
+@dataclass(frozen=True)
+class Table:
+    """Models in rows, ways to judge them in columns, and behind each cell which samples are right.
+
+    right: model → column → (seeds, n) bool, as `table` fills it: "clean", the attacks, "worst", which
+           is right under all of them, and the proofs. So in every row proofs ⊆ worst ⊆ each attack ⊆
+           clean, sample by sample.
+    """
+
+    right: Mapping[str, Mapping[str, Tensor]]
+
+    def percent(self, model: str, column: str) -> Spread:
+        """The share of right samples in percent, over the seeds."""
+        return Spread(tuple((100 * self.right[model][column].double().mean(1)).tolist()))
+
+    def rows(self, **more: Mapping[str, Spread]) -> list[list[str]]:
+        """The cells as text, mean ± deviation over the seeds; `more` adds columns: model → Spread."""
+        columns = list(next(iter(self.right.values())))
+        texts = [["", *columns, *more]]
+        for model in self.right:
+            cells = [f"{self.percent(model, column):.1f}" for column in columns]
+            texts.append([model, *cells, *(f"{column[model]:.1f}" for column in more.values())])
+        return texts
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+        ]
+        return "\n".join(lines)
+
+
+def table(
+    models: Mapping[str, Sequence[Model]],
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    attacks: Mapping[str, Attack],
+    proofs: Mapping[str, Proof] | None = None,
+    *,
+    batch_size: int = 1000,
+) -> Table:
+    """Judge every model by every attack alone, by the worst of all for each sample, and by proofs.
+
+    models:  name → the networks of one way of training, one for each seed, as many for each name.
+    attacks: name → (model, x, y, ball) → δ; an empty mapping means the clean accuracy only.
+    proofs:  name → (model, x, y, ball) → (n,) bool, true where no δ ∈ Δ(x) makes the model wrong.
+    Raises ValueError where a proof and an attack contradict each other: then one of them is wrong.
+    """
+    proofs = proofs or {}
+    columns = ["clean", *attacks, "worst", *proofs]
+    if len(set(columns)) < len(columns) or len({len(seeds) for seeds in models.values()} | {0}) != 2:
+        raise ValueError(
+            "expected different names, none of them clean or worst, and as many networks, at least one, "
+            f"for each model, got {columns} and { {k: len(v) for k, v in models.items()} }"
+        )
+    right: dict[str, dict[str, Tensor]] = {}
+    for name, seeds in models.items():
+        found = [_judge(name, model, x, y, ball, attacks, proofs, batch_size) for model in seeds]
+        right[name] = {column: torch.stack([cells[column] for cells in found]) for column in columns}
+    return Table(right)
+
+
+def _judge(name, model, x, y, ball, attacks, proofs, batch_size) -> dict[str, Tensor]:
+    """One row of the table for one seed: column → (n,) bool."""
+    alone = partial(survivors, model, x, y, ball, batch_size=batch_size)
+    cells = {"clean": alone()}
+    for column, attack in attacks.items():
+        cells[column] = alone([attack])
+    cells["worst"] = torch.stack(list(cells.values())).all(0)
+    for column, proof in proofs.items():
+        cells[column] = proof(model, x, y, ball)
+        if false := (cells[column] & ~cells["worst"]).nonzero().flatten().tolist():
+            raise ValueError(
+                f"{column} proves {name} right on the samples {false[:9]}, and an attack breaks them"
+            )
+    return cells
+
+
+class Symptom(NamedTuple):
+    """Something that a robust model with honest gradients does not show, and on how many samples."""
+
+    name: str
+    shown: Rate
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether more than 1 % show it, beyond what the size of the test set leaves open."""
+        return self.shown.low > 0.01
+
+    def __str__(self) -> str:
+        return f"{'!' if self.suspicious else ' '} {self.name:42} {self.shown}"
+
+
+def masking(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    attack: Attack = weapons.pgd,
+    *,
+    queries: int = 500,
+    generator: torch.Generator | None = None,
+) -> list[Symptom]:
+    """Is `attack`, by which a model looks robust, blind?  What other looks at the same samples find.
+
+    Every symptom but the first two counts samples that withstand `attack` and not another one that
+    should be weaker, or that a sound attack has no reason to miss:
+
+    1. the cross-entropy has a gradient of exactly 0 in x;
+    2. a ball as large as the box, in which every class is an option, leaves the sample unbroken;
+    3. one step (`attacks.fgsm`) breaks it;
+    4. `attacks.pgd` with 200 steps breaks it;
+    5. `attacks.apgd` on the margin breaks it;
+    6. `queries` queries without gradients (`attacks.square`, for p = ∞) break it.
+
+    generator: for the last; None means a fresh one seeded 0.  Needs a ball with a box, for 2.
+    A model that shows none may still have masked gradients: only an attack made for it can tell.
+    Source: Athalye, Carlini & Wagner 2018, section 3.1; Carlini et al. 2019, section 3.
+    """
+    if ball.box is None:
+        raise ValueError("expected a ball with a box, of which the second symptom is the size")
+    low, high = ball.box
+    reach = (high - low) * x[0].numel() ** (0 if ball.p == math.inf else 1 / ball.p)
+    right = survivors(model, x, y, ball)
+    left = survivors(model, x, y, ball, [attack])
+    steep = _slope(model, x, y)
+    others = {
+        "one step breaks what it missed": weapons.fgsm,
+        "200 steps break what it missed": partial(weapons.pgd, steps=200),
+        "another loss breaks what it missed": partial(weapons.apgd, loss=losses.margin),
+    }
+    if ball.p == math.inf:
+        others["a search without gradients does too"] = partial(
+            weapons.square, queries=queries, generator=generator
+        )
+    symptoms = [
+        Symptom("right, and the gradient is exactly 0", rate(right & (steep == 0))),
+        Symptom(
+            "unbroken in a ball as large as the box",
+            rate(survivors(model, x, y, replace(ball, eps=reach), [attack])),
+        ),
+    ]
+    for name, other in others.items():
+        symptoms.append(Symptom(name, rate(left & ~survivors(model, x, y, ball, [other]))))
+    return symptoms
+
+
+def _slope(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """‖∇_x ℓ‖_∞ of the cross-entropy, (n,)."""
+    with evaluating(model), torch.enable_grad():
+        at = x.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(losses.cross_entropy(model(at), y).sum(), at)
+    return gradient.flatten(1).abs().amax(1)
+
+
+def landscape(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    distances: Tensor,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.cross_entropy,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """ℓ(x + s u + t v, y) of one sample: u the steepest step of size ε, v a random one of the same size.
+
+    u is `attacks.fgsm` and v what `ball.argmax` makes of a normal vector, both without the box.
+    x: (1, *shape), y: (1,), distances: the values of s and of t, in units of ε.
+    generator: draws v; None means a fresh one seeded 0.
+    Returns (len(distances), len(distances)), rows s, columns t.
+    """
+    free = replace(ball, box=None)
+    generator = generator or torch.Generator(x.device).manual_seed(0)
+    steepest = weapons.fgsm(model, x, y, free)
+    random = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return loss_along(model, x, y, [steepest, free.argmax(random)], distances, distances, loss=loss)
+
+
 def loss_along(
-    model: Callable[[Tensor], Tensor],
+    model: Model,
     x: Tensor,
     y: Tensor,
     directions: Sequence[Tensor],
@@ -168,7 +395,7 @@ def loss_along(
     return values.reshape([len(t) for t in distances])
 
 
-def _right(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+def _right(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """Whether class y leads all others, (n,) bool."""
     with evaluating(model), torch.no_grad():
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)

@@ -124,22 +124,25 @@ def mixed(inner: Inner, share: float) -> Inner:
 
 @dataclass(frozen=True)
 class Ramp:
-    """An inner maximum over a ball that grows: ε(t) = ε min(1, t/share), a part t of the run being done.
+    """An inner maximum over a ball that grows: 0 until `begin`, then in a straight line to ε at `end`.
 
-    inner_of: ball → Inner, such as `certified`.  Raises ValueError unless 0 < share ≤ 1.
+    ε(t) = ε min(1, max(0, t − begin) / (end − begin)), when a part t of the run is done.
+    inner_of: ball → Inner, such as `certified`.  Raises ValueError unless 0 ≤ begin < end ≤ 1.
     """
 
     inner_of: Callable[[Ball], Inner]
     ball: Ball
-    share: float = 0.5
+    begin: float = 0.0
+    end: float = 0.5
 
     def __post_init__(self):
-        if not 0 < self.share <= 1:
-            raise ValueError(f"expected a share of the run, 0 < share ≤ 1, got {self.share!r}")
+        if not 0 <= self.begin < self.end <= 1:
+            raise ValueError(f"expected 0 ≤ begin < end ≤ 1, got {self.begin!r} and {self.end!r}")
 
     def at(self, done: float) -> Inner:
-        """The inner maximum once a part `done` of the run, from 0 to 1, is over."""
-        return self.inner_of(replace(self.ball, eps=self.ball.eps * min(1.0, done / self.share)))
+        """The inner maximum when a part `done` of the run, from 0 to 1, is over."""
+        grown = min(1.0, max(0.0, done - self.begin) / (self.end - self.begin))
+        return self.inner_of(replace(self.ball, eps=self.ball.eps * grown))
 
 
 # ---- the loop ----

@@ -19,6 +19,7 @@ from . import (
     dual,
     mnist_attacks,
     mnist_linear,
+    mnist_training,
     networks,
     scale,
     sparse,
@@ -36,7 +37,12 @@ PAGES = {
         "verification": verification,
         "dual": dual,
     },
-    "reproduced.md": {"linear": mnist_linear, "mnist": mnist_attacks, "certified": certified},
+    "reproduced.md": {
+        "linear": mnist_linear,
+        "mnist": mnist_attacks,
+        "certified": certified,
+        "training": mnist_training,
+    },
 }
 HEADS = {
     "benchmarks.md": """# Benchmarks
