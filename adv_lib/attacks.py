@@ -105,8 +105,14 @@ def pgd(
         )
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(f"expected step_size > 0, in the units of eps, got {step_size!r}")
-    if start is not None and (start.shape != x.shape or not bool(ball.contains(start, x).all())):
-        raise ValueError(f"expected a start {tuple(x.shape)} in Δ(x), got {tuple(start.shape)}")
+    if start is not None:
+        if start.shape != x.shape or start.dtype != x.dtype:
+            raise ValueError(
+                f"expected a start like x, {x.dtype} {tuple(x.shape)}, "
+                f"got {start.dtype} {tuple(start.shape)}"
+            )
+        if not bool(ball.contains(start, x).all()):
+            raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
     with _goal(model, x, y, ball, loss, targets) as goal:
         best, generator = _Best(goal), _fresh(generator, x)
         for restart in range(restarts):

@@ -77,6 +77,7 @@ class Spread:
     values: tuple[float, ...]
 
     def __post_init__(self):
+        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
         if not self.values or not all(math.isfinite(v) for v in self.values):
             raise ValueError(f"expected finite numbers, one a run, at least one, got {self.values}")
 
@@ -100,6 +101,9 @@ class Spread:
             return -math.inf, math.inf
         half = t.ppf(0.975, n - 1) * self.deviation / math.sqrt(n)
         return self.mean - half, self.mean + half
+
+    def __str__(self) -> str:
+        return f"{self:.3g}"
 
     def __format__(self, spec: str) -> str:
         mean = format(self.mean, spec)
@@ -232,6 +236,8 @@ def table(
     proofs:  name → (model, x, y, ball) → (n,) bool, true where no δ ∈ Δ(x) makes the model wrong.
     Raises ValueError where a proof and an attack contradict each other: then one of them is wrong.
     """
+    if any(isinstance(seeds, torch.nn.Module) for seeds in models.values()):
+        raise ValueError("expected a list of networks for each name, one for each seed, got a network")
     proofs = proofs or {}
     columns = ["clean", *attacks, "worst", *proofs]
     if len(set(columns)) < len(columns) or len({len(seeds) for seeds in models.values()} | {0}) != 2:
@@ -255,6 +261,11 @@ def _judge(name, model, x, y, ball, attacks, proofs, batch_size) -> dict[str, Te
     cells["worst"] = torch.stack(list(cells.values())).all(0)
     for column, proof in proofs.items():
         cells[column] = proof(model, x, y, ball)
+        if cells[column].shape != y.shape or cells[column].dtype != torch.bool:
+            raise ValueError(
+                f"expected {column} to return ({len(y)},) bool, "
+                f"got {cells[column].dtype} {tuple(cells[column].shape)}"
+            )
         if false := (cells[column] & ~cells["worst"]).nonzero().flatten().tolist():
             raise ValueError(
                 f"{column} proves {name} right on the samples {false[:9]}, and an attack breaks them"
@@ -303,8 +314,11 @@ def masking(
     A model that shows none may still have masked gradients: only an attack made for it can tell.
     Source: Athalye, Carlini & Wagner 2018, section 3.1; Carlini et al. 2019, section 3.
     """
-    if ball.box is None:
-        raise ValueError("expected a ball with a box, of which the second symptom is the size")
+    if ball.box is None or len(x) == 0:
+        raise ValueError(
+            "expected a ball with a box, of which the second symptom is the size, and at least one "
+            f"sample, got {ball} and {len(x)}"
+        )
     low, high = ball.box
     reach = (high - low) * x[0].numel() ** (0 if ball.p == math.inf else 1 / ball.p)
     right = survivors(model, x, y, ball)
@@ -332,10 +346,13 @@ def masking(
 
 
 def _slope(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """‖∇_x ℓ‖_∞ of the cross-entropy, (n,)."""
-    with evaluating(model), torch.enable_grad():
-        at = x.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(losses.cross_entropy(model(at), y).sum(), at)
+    """‖∇_x ℓ‖_∞ of the cross-entropy, (n,): 0 where the loss does not follow x at all."""
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        at, labels = x.detach().clone().requires_grad_(), y.clone()
+        loss = losses.cross_entropy(model(at), labels).sum()
+        if not loss.requires_grad:
+            return torch.zeros_like(x[:, 0].flatten(1)[:, 0])
+        (gradient,) = torch.autograd.grad(loss, at, allow_unused=True, materialize_grads=True)
     return gradient.flatten(1).abs().amax(1)
 
 
@@ -351,14 +368,15 @@ def landscape(
 ) -> Tensor:
     """ℓ(x + s u + t v, y) of one sample: u the steepest step of size ε, v a random one of the same size.
 
-    u is `attacks.fgsm` and v what `ball.argmax` makes of a normal vector, both without the box.
+    u is `attacks.fgsm` on the same loss, v what `ball.argmax` makes of a normal vector, both without the
+    box.
     x: (1, *shape), y: (1,), distances: the values of s and of t, in units of ε.
     generator: draws v; None means a fresh one seeded 0.
     Returns (len(distances), len(distances)), rows s, columns t.
     """
     free = replace(ball, box=None)
     generator = generator or torch.Generator(x.device).manual_seed(0)
-    steepest = weapons.fgsm(model, x, y, free)
+    steepest = weapons.fgsm(model, x, y, free, loss=loss)
     random = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     return loss_along(model, x, y, [steepest, free.argmax(random)], distances, distances, loss=loss)
 

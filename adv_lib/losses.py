@@ -91,7 +91,8 @@ def divergence(z: Tensor, moved: Tensor) -> Tensor:
     Raises ValueError unless both are logits of the same shape.
     Source: Zhang et al. 2019, eq. (5), with KL for the surrogate, as in their experiments.
     """
-    if z.ndim != 2 or z.shape != moved.shape or not (z.is_floating_point() and z.shape[1] >= 2):
+    floating = z.is_floating_point() and moved.is_floating_point()
+    if z.ndim != 2 or z.shape != moved.shape or z.shape[1] < 2 or not floating:
         raise ValueError(
             "expected two sets of logits (n, K) with K ≥ 2, "
             f"got {z.dtype} {tuple(z.shape)} and {moved.dtype} {tuple(moved.shape)}"

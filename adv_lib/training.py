@@ -39,23 +39,26 @@ def adversarial(attack: Attack, ball: Ball) -> Inner:
     """ℓ(f(x + δ), y) with the δ that the attack finds: a lower bound on the inner maximum.
 
     attack: (model, x, y, ball) → δ, such as `attacks.fgsm` or a `functools.partial` of `attacks.pgd`. It
-            sees the model in eval mode; the loss that is minimised is that of the mode it is in.
+            sees the model in eval mode; the loss that is minimised is that of the mode it was in.
     Source: Goodfellow, Shlens & Szegedy 2015 (one step); Madry et al. 2018, eq. (2.1).
     """
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return clean(model, x + attack(model, x, y, ball), y)
+        with models.evaluating(model):
+            delta = attack(model, x, y, ball)
+        return clean(model, x + delta, y)
 
     return inner
 
 
-def fast(ball: Ball, generator: torch.Generator | None = None) -> Inner:
+def fast(ball: Ball, generator: torch.Generator) -> Inner:
     """`adversarial` with one step of 1.25 ε from a random point of Δ(x), projected: two passes a batch.
 
-    generator: draws the points; None means a fresh one seeded 0.
-    Source: Wong, Rice & Kolter 2020, algorithm 3.
+    ball: with one ε for all.  generator: draws the points; on the device of the data.
+    Raises ValueError for an ε for each sample.  Source: Wong, Rice & Kolter 2020, algorithm 3.
     """
-    generator = generator or torch.Generator().manual_seed(0)
+    if isinstance(ball.eps, Tensor):
+        raise ValueError("expected a ball with one number eps, got a tensor")
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         start, size = ball.sample(x, generator), 1.25 * ball.eps
@@ -66,18 +69,15 @@ def fast(ball: Ball, generator: torch.Generator | None = None) -> Inner:
     return adversarial(attack, ball)
 
 
-def trades(
-    ball: Ball, beta: float = 6.0, *, steps: int = 10, generator: torch.Generator | None = None
-) -> Inner:
+def trades(ball: Ball, generator: torch.Generator, beta: float = 6.0, *, steps: int = 10) -> Inner:
     """ℓ(f(x), y) + β max_δ KL(f(x) ‖ f(x + δ)), the maximum by `attacks.pgd`: be right, and do not move.
 
     The attack starts from noise of size 0.001, because at δ = 0 the divergence has no gradient.
-    generator: draws the noise; None means a fresh one seeded 0.
-    Raises ValueError for β < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
+    generator: draws the noise; on the device of the data.
+    Raises ValueError for β < 0 and steps < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
     """
-    if not 0 <= beta < math.inf:
-        raise ValueError(f"expected beta ≥ 0, got {beta!r}")
-    generator = generator or torch.Generator().manual_seed(0)
+    if not 0 <= beta < math.inf or steps < 0:
+        raise ValueError(f"expected beta ≥ 0 and steps ≥ 0, got {beta!r} and {steps!r}")
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with models.evaluating(model), torch.no_grad():
@@ -111,6 +111,7 @@ def certified(ball: Ball, method: str = "dual") -> Inner:
 def mixed(inner: Inner, share: float) -> Inner:
     """share · inner + (1 − share) · clean: some of the loss on the images as they are.
 
+    To ramp it, mix inside: Ramp(lambda ball: mixed(certified(ball), share), ball).
     Raises ValueError unless 0 ≤ share ≤ 1.  Source: Goodfellow, Shlens & Szegedy 2015, with share ½.
     """
     if not 0 <= share <= 1:
@@ -127,7 +128,8 @@ class Ramp:
     """An inner maximum over a ball that grows: 0 until `begin`, then in a straight line to ε at `end`.
 
     ε(t) = ε min(1, max(0, t − begin) / (end − begin)), when a part t of the run is done.
-    inner_of: ball → Inner, such as `certified`.  Raises ValueError unless 0 ≤ begin < end ≤ 1.
+    inner_of: ball → Inner, such as `certified`; it is called for every batch.
+    Raises ValueError unless 0 ≤ begin < end ≤ 1.
     """
 
     inner_of: Callable[[Ball], Inner]
@@ -197,16 +199,10 @@ def fit(
     watch = watch or {}
     if best is not None and best not in watch:
         raise ValueError(f"expected best to be one of what is watched, {list(watch)}, got {best!r}")
-    settings = {
-        "epochs": epochs,
-        "lr": "varies" if callable(lr) else lr,
-        "batch_size": batch_size,
-        "n": len(x),
-        "best": best,
-    }
     generator = generator or torch.Generator().manual_seed(0)
-    path = None if checkpoint is None else Path(checkpoint)
-    over, record = _resume(path, settings, model, generator) if path and path.exists() else (0, None)
+    kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, generator)
+    settings = [int(epochs), "varies" if callable(lr) else float(lr), int(batch_size), len(x), best]
+    over, record = kept.resume(settings) if kept else (0, None)
     optimizer = torch.optim.SGD(model.parameters())
     for number in range(over + 1, epochs + 1):
         order = torch.randperm(len(x), generator=generator, device=generator.device)
@@ -215,22 +211,29 @@ def fit(
         for i, batch in enumerate(batches):
             done = (number - 1 + i / len(batches)) / epochs
             loss_of = inner.at(done) if isinstance(inner, Ramp) else inner
-            loss = loss_of(model, x[batch], y[batch]).mean()
-            if not loss.isfinite():
-                raise FloatingPointError(f"the loss became {loss.item()} in epoch {number}")
+            values = loss_of(model, x[batch], y[batch])
+            if values.shape != batch.shape:
+                raise ValueError(f"expected an inner {tuple(batch.shape)}, got {tuple(values.shape)}")
+            loss, alpha = values.mean(), lr(done) if callable(lr) else lr
+            if not loss.isfinite() or not 0 <= alpha < math.inf:
+                raise FloatingPointError(
+                    f"the loss became {loss.item()} in epoch {number}, with a step size of {alpha}"
+                )
             optimizer.zero_grad()
             loss.backward()
-            optimizer.param_groups[0]["lr"] = lr(done) if callable(lr) else lr
+            optimizer.param_groups[0]["lr"] = alpha
             optimizer.step()
             total += loss.item() * len(batch)
         with models.evaluating(model), torch.no_grad():
             watched = {name: float(measure(model)) for name, measure in watch.items()}
+        if best is not None and math.isnan(watched[best]):
+            raise FloatingPointError(f"{best!r} became nan in epoch {number}")
         if best is not None and (record is None or watched[best] > record[0]):
             record = watched[best], copy.deepcopy(model.state_dict())
         if record is not None and number == epochs:
             model.load_state_dict(record[1])
-        if path:
-            _save(path, settings, number, model, generator, record)
+        if kept:
+            kept.save(settings, number, record)
         yield Epoch(number, total / len(x), watched)
 
 
@@ -250,24 +253,45 @@ def progress(run: Iterator[Epoch], epochs: int) -> Iterator[Epoch]:
             yield epoch
 
 
-def _save(
-    path: Path, settings: dict, number: int, model: nn.Module, generator: torch.Generator, record
-) -> None:
-    """Write all that a run needs to go on; a run that is killed here leaves the file as it was."""
-    state = {"settings": settings, "epoch": number, "model": model.state_dict(), "record": record}
-    half = path.with_name(path.name + ".part")
-    torch.save(state | {"generator": generator.get_state()}, half)
-    half.replace(path)
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The file of a run: all that it needs to go on. A run killed while it writes leaves the old one."""
 
+    path: Path
+    model: nn.Module
+    generator: torch.Generator
 
-def _resume(path: Path, settings: dict, model: nn.Module, generator: torch.Generator):
-    """Put the model and the generator where the file says.  Returns the epochs done and the record."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["settings"] != settings:
-        raise ValueError(f"{path} is of a run with {state['settings']}, expected {settings}")
-    model.load_state_dict(state["model"])
-    generator.set_state(state["generator"])
-    return state["epoch"], state["record"]
+    def __post_init__(self):
+        if not self.path.parent.is_dir():
+            raise ValueError(f"expected a checkpoint in a folder that exists, got {self.path}")
+
+    def save(self, settings: list, number: int, record: tuple | None) -> None:
+        half = self.path.with_name(self.path.name + ".part")
+        state = {"settings": settings, "epoch": number, "record": record}
+        torch.save(
+            state | {"model": self.model.state_dict(), "generator": self.generator.get_state()}, half
+        )
+        half.replace(self.path)
+
+    def resume(self, settings: list) -> tuple[int, tuple | None]:
+        """Put the model and the generator where the file says.  Returns the epochs done, the record."""
+        if not self.path.exists():
+            return 0, None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            shapes = [(name, value.shape) for name, value in state["model"].items()]
+        except Exception as error:  # torch.load raises whatever it stumbles over
+            raise ValueError(f"{self.path} is not a checkpoint of fit") from error
+        if state["settings"] != settings or shapes != [
+            (name, value.shape) for name, value in self.model.state_dict().items()
+        ]:
+            raise ValueError(
+                f"{self.path} is the checkpoint of another network, or of a run with epochs, lr, "
+                f"batch_size, samples and best {state['settings']}, expected {settings}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.generator.set_state(state["generator"])
+        return state["epoch"], state["record"]
 
 
 # ---- the networks that every chapter means ----
