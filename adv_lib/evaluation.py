@@ -351,7 +351,7 @@ def _slope(model: Model, x: Tensor, y: Tensor) -> Tensor:
         at, labels = x.detach().clone().requires_grad_(), y.clone()
         loss = losses.cross_entropy(model(at), labels).sum()
         if not loss.requires_grad:
-            return torch.zeros_like(x[:, 0].flatten(1)[:, 0])
+            return torch.zeros_like(x.flatten(1)[:, 0])
         (gradient,) = torch.autograd.grad(loss, at, allow_unused=True, materialize_grads=True)
     return gradient.flatten(1).abs().amax(1)
 

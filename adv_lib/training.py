@@ -57,8 +57,8 @@ def fast(ball: Ball, generator: torch.Generator) -> Inner:
     ball: with one ε for all.  generator: draws the points; on the device of the data.
     Raises ValueError for an ε for each sample.  Source: Wong, Rice & Kolter 2020, algorithm 3.
     """
-    if isinstance(ball.eps, Tensor):
-        raise ValueError("expected a ball with one number eps, got a tensor")
+    if isinstance(ball.eps, Tensor) or generator is None:
+        raise ValueError(f"expected one number eps and a generator, got {ball.eps!r} and {generator!r}")
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         start, size = ball.sample(x, generator), 1.25 * ball.eps
@@ -76,8 +76,10 @@ def trades(ball: Ball, generator: torch.Generator, beta: float = 6.0, *, steps: 
     generator: draws the noise; on the device of the data.
     Raises ValueError for β < 0 and steps < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
     """
-    if not 0 <= beta < math.inf or steps < 0:
-        raise ValueError(f"expected beta ≥ 0 and steps ≥ 0, got {beta!r} and {steps!r}")
+    if not 0 <= beta < math.inf or steps < 0 or generator is None:
+        raise ValueError(
+            f"expected a generator, beta ≥ 0 and steps ≥ 0, got {generator!r}, {beta!r} and {steps!r}"
+        )
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with models.evaluating(model), torch.no_grad():
@@ -186,7 +188,7 @@ def fit(
            with the weights that it would have had if what inner draws comes from the same generator.
     Yields an `Epoch` after each; nothing runs before you iterate.
     Raises ValueError for arguments that cannot be trained on and for the checkpoint of another run,
-    FloatingPointError if the loss is not finite.
+    FloatingPointError if the loss is not finite, or the step size, or what `best` names.
     """
     x, y = data
     if len(x) != len(y) or len(x) == 0:
@@ -280,18 +282,19 @@ class _Checkpoint:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             shapes = [(name, value.shape) for name, value in state["model"].items()]
+            of, number, record = (state[key] for key in ("settings", "epoch", "record"))
         except Exception as error:  # torch.load raises whatever it stumbles over
             raise ValueError(f"{self.path} is not a checkpoint of fit") from error
-        if state["settings"] != settings or shapes != [
+        if of != settings or shapes != [
             (name, value.shape) for name, value in self.model.state_dict().items()
         ]:
             raise ValueError(
                 f"{self.path} is the checkpoint of another network, or of a run with epochs, lr, "
-                f"batch_size, samples and best {state['settings']}, expected {settings}"
+                f"batch_size, samples and best {of}, expected {settings}"
             )
         self.model.load_state_dict(state["model"])
         self.generator.set_state(state["generator"])
-        return state["epoch"], state["record"]
+        return number, record
 
 
 # ---- the networks that every chapter means ----

@@ -451,6 +451,125 @@ def test_without_steps_pgd_stays_at_0(keep):
     assert (attacks.pgd(*problem(), steps=0, keep=keep) == 0).all()
 
 
+# ---- pgd from a start of the caller's ----
+
+
+def started(seed=0, p=math.inf, box=BOX, eps=0.3, **options):
+    """A problem, and a random point of its Δ(x)."""
+    inputs = problem(seed, p=p, box=box, eps=eps, **options)
+    return inputs, inputs.ball.sample(inputs.x, seeded(seed + 1))
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+@each_keep
+def test_the_first_run_starts_where_it_is_told_to_and_the_others_at_random_points(keep, p, box):
+    inputs, start = started(p=p, box=box)
+    y = inputs.model(inputs.x + start).argmax(1)  # nothing is broken at the start
+    inputs, drawn = inputs._replace(y=y), seeded(3)
+    options = {"steps": 2, "restarts": 3, "keep": "last" if keep == "first" else keep}
+    seen = watched(attacks.pgd, *inputs, start=start, generator=seeded(3), **options)[1]
+    first, *others = (iterate.delta for iterate in seen if iterate.step == 0)
+    assert torch.equal(first, start)
+    for delta in others:
+        assert torch.equal(delta, inputs.ball.sample(inputs.x, drawn))
+    seen = watched(attacks.pgd, *inputs, steps=2, start=start, keep=keep)[1]
+    assert torch.equal(seen[0].delta, start)
+
+
+@each_keep
+def test_without_a_start_it_is_0_and_without_steps_one_stays_at_the_start(keep):
+    inputs, start = started()
+    zero = torch.zeros_like(inputs.x)
+    run = partial(attacks.pgd, *inputs, steps=4, restarts=2, keep=keep)
+    assert torch.equal(run(start=zero), run())
+    assert torch.equal(attacks.pgd(*inputs, steps=0, start=start, keep=keep), start)
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+def test_a_run_that_goes_on_from_where_another_ended_is_one_long_run(p, box):
+    inputs, start = started(p=p, box=box)
+    run = partial(attacks.pgd, *inputs, step_size=0.05, keep="last")
+    halfway = run(steps=3, start=start)
+    assert torch.equal(run(steps=4, start=halfway), run(steps=7, start=start))
+
+
+@settings(max_examples=30)
+@given(problem=problems(), keep=st.sampled_from(("best", "first", "last")), seed=seeds)
+def test_from_any_start_what_is_found_is_allowed_and_the_best_leads_by_no_less_than_the_start(
+    problem, keep, seed
+):
+    model, x, y, ball = problem
+    start = ball.sample(x, seeded(seed))
+    delta = attacks.pgd(model, x, y, ball, steps=3, restarts=2, start=start, keep=keep)
+    assert (delta.shape, delta.dtype) == (x.shape, x.dtype)
+    assert ball.contains(delta, x).all()
+    if keep == "best":
+        assert (problem.leads(delta) >= problem.leads(start) - 1e-5).all()
+
+
+def test_who_is_broken_at_the_start_stays_there_and_the_others_go_on():
+    inputs, start = started(n=20)
+    broken = inputs.leads(start) >= 0
+    assert 0 < broken.sum() < 20
+    delta = attacks.pgd(*inputs, start=start, keep="first")
+    assert torch.equal(delta[broken], start[broken])
+    assert (delta != start)[~broken].flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@each_keep
+def test_the_start_stays_as_it_is_gets_no_gradient_and_is_not_what_is_returned(keep, steps):
+    inputs, start = started()
+    copy, leaf = start.clone(), start.clone().requires_grad_()
+    expected = attacks.pgd(*inputs, steps=steps, start=start, keep=keep)
+    delta = attacks.pgd(*inputs, steps=steps, start=leaf, keep=keep)
+    assert torch.equal(delta, expected)
+    assert not delta.requires_grad
+    assert leaf.grad is None
+    expected += 1
+    delta += 1
+    assert torch.equal(start, copy)
+    assert torch.equal(leaf.detach(), copy)
+
+
+@each_keep
+def test_a_start_that_is_no_perturbation_of_these_images_is_refused(keep):
+    (model, x, y, ball), start = started(p=2)
+    boxless = Ball(2, 0.3)
+    edge = torch.full_like(x, 0.95)
+    for start_bad, at, where, words in (
+        (start * 0 + 1, x, ball, "outside"),
+        (1.001 * 0.3 * start / norms(start, 2)[:, None], x, boxless, "outside"),
+        (start * 0 + 0.09, edge, ball, "outside"),  # in the ball, not in the box
+        (with_nan(start), x, ball, "finite"),
+        (start[:, :4], x, ball, "like x"),
+        (start[:3], x, ball, "like x"),
+        (start[:1], x, ball, "like x"),  # would broadcast
+        (start.float(), x, ball, "like x"),
+        (start.float(), x, boxless, "like x"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            attacks.pgd(model, at, y, where, start=start_bad, keep=keep)
+
+
+def with_nan(start):
+    start = start.clone()
+    start[0, 0] = math.nan
+    return start
+
+
+def test_with_targets_and_a_radius_for_each_sample_a_start_is_a_start():
+    eps = torch.tensor([0.0, 0.05, 0.1, 0.3, 0.5, 1.0], dtype=torch.float64)
+    inputs, start = started(eps=eps)
+    targets = (inputs.y + 1) % 3
+    delta, seen = watched(attacks.pgd, *inputs, start=start, targets=targets)
+    assert torch.equal(seen[0].delta, start)
+    assert (start[0] == 0).all()
+    assert inputs.ball.contains(delta, inputs.x).all()
+
+
 @pytest.mark.parametrize("p", ORDERS)
 @each_climb
 def test_the_best_iterate_is_kept_and_no_other_leads_by_more(attack, p):

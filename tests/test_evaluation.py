@@ -2,23 +2,43 @@
 
 import dataclasses
 import math
+import statistics
 from functools import partial
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import BOX, ORDERS, entries, orders, problem, seeded, seeds
+from strategies import (
+    BOX,
+    ORDERS,
+    entries,
+    generators,
+    orders,
+    problem,
+    same,
+    seeded,
+    seeds,
+    trained_on_digits,
+)
 from torch import nn
 
-from adv_lib import attacks, linear, losses, models
+from adv_lib import attacks, bounds, exact, linear, losses, models
 from adv_lib.evaluation import (
     Rate,
+    Spread,
+    Symptom,
+    Table,
+    landscape,
     loss_along,
+    masking,
     rate,
     robust_accuracy,
     robust_accuracy_curve,
     survivors,
+    table,
 )
 from adv_lib.threat import Ball
 
@@ -68,6 +88,61 @@ def test_a_rate_reads_with_its_count_and_its_interval():
 def test_a_rate_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Rate(1, 2, 0.0, 1.0).count = 2
+
+
+# ---- a number from several runs ----
+
+several = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12)
+
+
+@given(several)
+def test_mean_deviation_and_interval_are_those_of_scipy(values):
+    got = Spread(tuple(values))
+    mean, sem = np.mean(values), scipy.stats.sem(values)
+    assert got.mean == pytest.approx(mean, rel=1e-9, abs=1e-6)
+    assert got.deviation == pytest.approx(np.std(values, ddof=1), rel=1e-9, abs=1e-6)
+    if sem > 1e-6:
+        expected = scipy.stats.t.interval(0.95, len(values) - 1, loc=mean, scale=sem)
+        assert got.interval == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+@given(several, st.sampled_from((-3.0, 0.5, 10.0)), st.sampled_from((-100.0, 7.0)))
+def test_in_other_units_the_spread_is_the_same(values, scale, shift):
+    got, moved = Spread(tuple(values)), Spread(tuple(scale * v + shift for v in values))
+    assert moved.mean == pytest.approx(scale * got.mean + shift, rel=1e-9, abs=1e-4)
+    assert moved.deviation == pytest.approx(abs(scale) * got.deviation, rel=1e-9, abs=1e-4)
+    low, high = sorted(scale * v + shift for v in got.interval)
+    assert moved.interval == pytest.approx((low, high), rel=1e-9, abs=1e-4)
+    assert got.interval[0] <= got.mean <= got.interval[1]
+
+
+def test_the_interval_holds_the_true_mean_in_95_of_100_experiments():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (2000, 5))
+    covered = [low <= 3.0 <= high for low, high in (Spread(tuple(row)).interval for row in draws)]
+    assert statistics.fmean(covered) == pytest.approx(0.95, abs=0.015)
+
+
+def test_of_a_single_run_nobody_knows_how_far_another_seed_may_lead():
+    one = Spread((97.5,))
+    assert (one.mean, one.interval) == (97.5, (-math.inf, math.inf))
+    assert math.isnan(one.deviation)
+    assert f"{one:.1f}" == "97.5"
+
+
+def test_a_spread_reads_as_mean_and_deviation_in_the_format_asked_for():
+    runs = Spread((90.0, 92.0, 94.0))
+    assert (f"{runs:.1f}", f"{runs:.0f}", f"{runs:.2e}") == ("92.0 ± 2.0", "92 ± 2", "9.20e+01 ± 2.00e+00")
+    assert str(runs) == "92 ± 2"
+    assert runs.interval == pytest.approx((92 - 4.968, 92 + 4.968), abs=1e-3)  # t = 4.3027 for 2
+
+
+def test_a_spread_takes_numbers_from_anywhere_and_does_not_change():
+    plain = Spread((1.0, 2.0))
+    for values in ([1, 2], np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])):
+        assert Spread(values) == plain
+        assert hash(Spread(values)) == hash(plain)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plain.values = (3.0,)
 
 
 # ---- robust accuracy ----
@@ -278,3 +353,299 @@ def test_the_default_loss_along_a_line_is_the_cross_entropy_and_distances_count_
     assert torch.equal(got, loss_along(model, x, y, [u], t, loss=losses.cross_entropy))
     torch.testing.assert_close(loss_along(model, x, y, [2 * u], t / 2), got)
     torch.testing.assert_close(got[:1], losses.cross_entropy(model(x), y).detach())
+
+
+# ---- a table of models and attacks ----
+
+
+def rows_of_networks(n=60):
+    """Two ways of training with two seeds each, their data, and a ball that breaks many."""
+    model, x, y, ball = case(n=n)
+    others = [problem(seed, n=n).model for seed in (1, 2)]
+    return {"one": [model, model], "other": others}, x, y, ball
+
+
+def certify_interval(model, x, y, ball):
+    return (bounds.margins(model, x, y, ball) > 0).all(1)
+
+
+def certify_crown(model, x, y, ball):
+    return (bounds.margins(model, x, y, ball, "crown") > 0).all(1)
+
+
+ATTACKS = {"FGSM": attacks.fgsm, "PGD": PGD, "square": partial(attacks.square, queries=30)}
+PROOFS = {"interval": certify_interval, "CROWN": certify_crown}
+
+
+@pytest.mark.parametrize("eps", [0.003, 0.03])
+@pytest.mark.parametrize("batch_size", [7, 1000])
+def test_what_is_proved_withstands_the_worst_and_that_every_attack_sample_by_sample(eps, batch_size):
+    rows, x, y, _ = rows_of_networks()
+    ball = Ball(math.inf, eps, BOX)
+    got = table(rows, x, y, ball, ATTACKS, PROOFS, batch_size=batch_size)
+    assert list(got.right) == ["one", "other"]
+    for name, columns in got.right.items():
+        assert list(columns) == ["clean", *ATTACKS, "worst", *PROOFS]
+        assert all(cell.shape == (2, 60) and cell.dtype == torch.bool for cell in columns.values())
+        for attack in ATTACKS:
+            assert (columns["worst"] <= columns[attack]).all()
+            assert (columns[attack] <= columns["clean"]).all()
+        for proof in PROOFS:
+            assert (columns[proof] <= columns["worst"]).all()
+        alone = torch.stack([columns[attack] for attack in ATTACKS])
+        assert torch.equal(columns["worst"], alone.all(0) & columns["clean"])
+        assert columns["CROWN"].any()
+        for seed, model in enumerate(rows[name]):
+            assert torch.equal(columns["clean"][seed], model(x).argmax(1) == y)
+            assert torch.equal(columns["PGD"][seed], survivors(model, x, y, ball, [PGD]))
+
+
+def test_the_worst_for_each_sample_is_lower_than_the_worst_attack():
+    rows, x, y, ball = rows_of_networks()
+
+    def half(parity):
+        def attack(model, x_now, y, ball):
+            mine = (x_now[:, None] == x[parity::2]).all(2).any(1)
+            return attacks.pgd(model, x_now, y, ball) * mine[:, None]
+
+        return attack
+
+    got = table({"one": rows["one"]}, x, y, ball, {"even": half(0), "odd": half(1)})
+    even, odd, worst = (got.percent("one", column).mean for column in ("even", "odd", "worst"))
+    assert worst < min(even, odd) < got.percent("one", "clean").mean
+
+
+def test_every_attack_is_judged_alone_and_sees_every_sample_that_is_right():
+    rows, x, y, ball = rows_of_networks()
+    seen = []
+
+    def note(model, x, y, ball):
+        seen.append(len(x))
+        return attacks.pgd(model, x, y, ball)
+
+    got = table({"one": rows["one"][:1]}, x, y, ball, {"first": note, "second": note})
+    right = int(got.right["one"]["clean"].sum())
+    assert seen == [right, right]
+
+
+def test_a_table_without_attacks_is_the_accuracy():
+    rows, x, y, ball = rows_of_networks()
+    got = table(rows, x, y, ball, {})
+    assert list(got.right["one"]) == ["clean", "worst"]
+    assert torch.equal(got.right["one"]["clean"], got.right["one"]["worst"])
+    assert got.percent("one", "clean").mean == pytest.approx(
+        100 * robust_accuracy(rows["one"][0], x, y, ball).value
+    )
+
+
+@pytest.mark.parametrize("liar", ["of one that an attack breaks", "of one that is wrong as it is"])
+def test_a_proof_that_contradicts_an_attack_is_refused_by_name(liar):
+    rows, x, y, ball = rows_of_networks()
+    right = survivors(rows["one"][0], x, y, ball)
+    broken = right & ~survivors(rows["one"][0], x, y, ball, [attacks.fgsm])
+    chosen = (broken if "breaks" in liar else ~right).nonzero()[0].item()
+
+    def claim(model, x, y, ball):
+        return torch.arange(len(x)) == chosen
+
+    with pytest.raises(ValueError, match=rf"(?s)my proof.*one.*\[{chosen}\]"):
+        table(rows, x, y, ball, {"FGSM": attacks.fgsm}, {"my proof": claim})
+
+
+def test_an_attack_that_leaves_the_set_is_refused_in_a_table_too():
+    rows, x, y, ball = rows_of_networks()
+    with pytest.raises(ValueError, match="outside"):
+        table(rows, x, y, ball, {"far": lambda model, x, y, ball: torch.full_like(x, 0.2) - x})
+
+
+def test_a_table_reads_as_rows_and_columns_with_the_spread_over_the_seeds():
+    right = {
+        "standard": {"clean": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool(), "worst": torch.zeros(2, 4).bool()},
+        "robust": {"clean": torch.ones(2, 4).bool(), "worst": torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]).bool()},
+    }
+    got = Table(right)
+    assert got.percent("standard", "clean") == Spread((100.0, 75.0))
+    assert got.rows() == [
+        ["", "clean", "worst"],
+        ["standard", "87.5 ± 17.7", "0.0 ± 0.0"],
+        ["robust", "100.0 ± 0.0", "37.5 ± 17.7"],
+    ]
+    seconds = {"robust": Spread((2.0, 4.0)), "standard": Spread((1.0, 1.0))}
+    assert [row[-1] for row in got.rows(**{"CPU s": seconds})] == ["CPU s", "1.0 ± 0.0", "3.0 ± 1.4"]
+    lines = str(got).splitlines()
+    assert len(lines) == 3
+    assert len(set(map(len, lines))) == 1
+    assert [line.split()[0] for line in lines] == ["clean", "standard", "robust"]
+
+
+def test_a_single_seed_has_no_spread_in_the_table():
+    rows, x, y, ball = rows_of_networks()
+    got = table({"one": rows["one"][:1]}, x, y, ball, {"FGSM": attacks.fgsm})
+    assert "±" not in str(got)
+
+
+def test_judging_leaves_the_networks_as_they_are():
+    model, x, y, ball = case()
+    model.train()
+    model[1].weight.grad = torch.ones_like(model[1].weight)
+    before = [p.clone() for p in model.parameters()], generators()
+    table({"one": [model]}, x, y, ball, ATTACKS, PROOFS)
+    masking(model, x, y, ball, PGD, queries=20)
+    landscape(model, x[:1], y[:1], ball, torch.linspace(0, 1, 3))
+    assert all(module.training for module in model.modules())
+    assert same(before, ([p.clone() for p in model.parameters()], generators()))
+    assert (model[1].weight.grad == 1).all()
+    assert all(p.grad is None for p in list(model.parameters())[1:])
+
+
+# ---- symptoms of masked gradients ----
+
+CROSS = partial(attacks.pgd, loss=losses.cross_entropy)
+NAMES = ("gradient is exactly 0", "large as the box", "one step", "200 steps", "another loss", "search")
+
+
+def symptoms(model, digits, attack=attacks.pgd, p=math.inf, eps=0.1, n=100):
+    """What masking finds on digits that the network gets right, by a word of each name."""
+    x, y = digits.x_test[:n], digits.y_test[:n]
+    found = masking(model, x, y, Ball(p, eps, BOX), attack, queries=100)
+    assert len(found) == (6 if p == math.inf else 5)
+    for symptom, name in zip(found, NAMES, strict=False):
+        assert name in symptom.name
+    return dict(zip(NAMES, found, strict=False))
+
+
+@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.1), (2, 0.6), (1, 2.0)])
+def test_an_honest_network_under_a_good_attack_shows_nothing(p, eps, digits):
+    for symptom in symptoms(trained_on_digits(), digits, p=p, eps=eps).values():
+        assert not symptom.suspicious, symptom
+        assert str(symptom).startswith(" ")
+
+
+def test_an_honest_linear_model_shows_nothing():
+    """Two classes: an attack along the weights is exact, and no other finds more."""
+    w, b = entries((2, 6), 0, "plain").float(), torch.zeros(2)
+    x = problem(shape=(6,), n=200, dtype=torch.float32).x
+    y = (x @ w.T + b).argmax(1)
+    for p in ORDERS:
+        for symptom in masking(lambda x: x @ w.T + b, x, y, Ball(p, RADIUS[p], BOX), queries=100):
+            assert not symptom.suspicious, symptom
+
+
+def test_logits_times_1000_show_gradients_of_0_and_that_cross_entropy_cannot_follow_them(digits):
+    steep, plain = (lambda x, s=s: s * trained_on_digits()(x) for s in (1000, 1))
+    found = symptoms(steep, digits, CROSS)
+    assert found["gradient is exactly 0"].suspicious
+    assert found["large as the box"].suspicious
+    assert found["one step"].suspicious  # on the log-odds, which do not saturate
+    assert found["another loss"].suspicious
+    assert str(found["one step"]).startswith("!")
+    assert not any(s.suspicious for s in symptoms(plain, digits, CROSS).values())
+    blind = {name for name, s in symptoms(steep, digits).items() if s.suspicious}
+    assert blind == {"gradient is exactly 0"}  # the log-odds are not blind, the cross-entropy is
+
+
+def test_a_quantised_input_shows_gradients_of_0_and_a_search_without_gradients_sees_through_it(digits):
+    def quantised(x):
+        return trained_on_digits()((4 * x).round() / 4)
+
+    found = symptoms(quantised, digits)
+    right = survivors(quantised, digits.x_test[:100], digits.y_test[:100], Ball(math.inf, 0.1, BOX))
+    assert found["gradient is exactly 0"].shown.count == right.sum()
+    assert found["large as the box"].shown.count == right.sum()
+    assert found["search"].suspicious
+    assert not any(found[name].shown.count for name in ("one step", "200 steps", "another loss"))
+
+
+def test_an_attack_that_does_nothing_is_beaten_by_one_step_and_by_all_the_others(digits):
+    found = symptoms(trained_on_digits(), digits, lambda model, x, y, ball: torch.zeros_like(x))
+    assert not found.pop("gradient is exactly 0").suspicious
+    assert all(symptom.suspicious for symptom in found.values())
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_every_symptom_is_counted_on_the_samples_that_it_names(p):
+    model, x, y, ball = case(p)
+    weak = partial(attacks.pgd, steps=1, step_size=0.3 * RADIUS[p])
+    got = [symptom.shown.count for symptom in masking(model, x, y, ball, weak, queries=50)]
+    left = survivors(model, x, y, ball, [weak])
+    whole = {math.inf: 1.0, 2: math.sqrt(8), 1: 8.0}[p]  # from one corner of the box to the other
+    expected = [0, survivors(model, x, y, Ball(p, whole, BOX), [weak]).sum()]
+    others = [attacks.fgsm, partial(attacks.pgd, steps=200), partial(attacks.apgd, loss=losses.margin)]
+    if p == math.inf:
+        others.append(partial(attacks.square, queries=50))
+    expected += [(left & ~survivors(model, x, y, ball, [other])).sum() for other in others]
+    assert got == [int(count) for count in expected]
+    assert got[2] > 0
+
+
+def test_a_model_of_which_autograd_sees_nothing_has_a_gradient_of_0():
+    from adv_lib.evaluation import _slope
+
+    model, x, y, _ = case()
+    for shape in ((60, 8), (60, 2, 4)):
+        at = x.reshape(shape)
+        for deaf in (lambda v: model(v.detach()), lambda v: model(v.detach()).detach()):
+            assert torch.equal(_slope(deaf, at, y), torch.zeros(60, dtype=torch.float64))
+        leaf = at.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(losses.cross_entropy(model(leaf), y).sum(), leaf)
+        assert torch.equal(_slope(model, at, y), gradient.flatten(1).abs().amax(1))
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 100), (2, 100), (4, 100), (1, 50), (30, 1000), (1, 1)])
+def test_a_symptom_is_suspicious_beyond_one_percent_and_what_the_size_of_the_test_set_leaves_open(
+    count, n
+):
+    symptom = Symptom("name", rate(tensor(count, n)))
+    assert symptom.suspicious == (symptom.shown.low > 0.01)
+    assert symptom.suspicious == ((count, n) in {(4, 100), (30, 1000), (1, 1)})
+    assert str(symptom).startswith("!" if symptom.suspicious else " ")
+    assert f"{count} of {n}" in str(symptom)
+
+
+# ---- the loss around a sample ----
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin])
+@pytest.mark.parametrize("p", ORDERS)
+def test_a_landscape_is_the_loss_along_the_steepest_step_and_a_random_one_of_the_same_size(p, loss):
+    model, x, y, ball = problem(n=1, p=p)
+    t = torch.tensor([-1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
+    got = landscape(model, x, y, ball, t, loss=loss, generator=seeded(3))
+    free = Ball(p, ball.eps)
+    steepest = attacks.fgsm(model, x, y, free, loss=loss)
+    random = free.argmax(torch.randn(x.shape, generator=seeded(3), dtype=x.dtype))
+    for u in (steepest, random):
+        assert torch.linalg.vector_norm(u, p).item() == pytest.approx(ball.eps)
+    assert got.shape == (4, 4)
+    for i in range(4):
+        for j in range(4):
+            expected = loss(model(x + t[i] * steepest + t[j] * random), y).item()
+            assert got[i, j].item() == pytest.approx(expected, abs=1e-12)
+    assert got[1, 1].item() == pytest.approx(loss(model(x), y).item(), abs=1e-12)
+    torch.testing.assert_close(got[:, 1], loss_along(model, x, y, [steepest], t, loss=loss))
+    assert not got.requires_grad
+
+
+def test_the_generator_decides_the_random_direction_and_nothing_else():
+    model, x, y, ball = problem(n=1)
+    t = torch.linspace(-1, 1, 3)
+    first, again, other, none = (
+        landscape(model, x, y, ball, t, generator=g) for g in (seeded(0), seeded(0), seeded(1), None)
+    )
+    assert torch.equal(first, again)
+    assert torch.equal(first, none)
+    torch.testing.assert_close(first[:, 1], other[:, 1])  # along the steepest step
+    assert not torch.allclose(first, other)
+
+
+def test_drawing_a_landscape_leaves_modes_statistics_and_gradients_alone():
+    body = models.mlp([8, 12, 3])
+    model = nn.Sequential(*body[:2], nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.5), body[3])
+    x, y = problem(n=1, dtype=torch.float32)[1:3]
+    before = [v.clone() for v in model.state_dict().values()]
+    ball, t = Ball(2, 0.1), torch.linspace(0, 1, 3)
+    got = landscape(model, x, y, ball, t)
+    assert same(list(model.state_dict().values()), before)
+    assert all(module.training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(got, landscape(model.eval(), x, y, ball, t))

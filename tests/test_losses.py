@@ -320,3 +320,75 @@ def test_no_margins_are_no_logits_and_nan_stays_nan():
     assert found[0, 0] == 0
     assert found[0, 1].isnan()
     assert found[0, 2] == math.inf
+
+
+# ---- how far a prediction moved ----
+
+
+def pair(seed, kind="plain", scale=3.0, dtype=torch.float64, n=20, K=5):
+    """Two sets of logits."""
+    z, moved = scale * entries((2, n, K), seed, kind)
+    return z.to(dtype), moved.to(dtype)
+
+
+@given(seeds, st.sampled_from(("plain", "ties", "sparse")), st.sampled_from((1e-3, 3.0, 100.0)))
+def test_the_divergence_is_the_sum_of_its_definition(seed, kind, scale):
+    z, moved = pair(seed, kind, scale)
+    terms = torch.nn.functional.kl_div(
+        moved.log_softmax(1), z.log_softmax(1), reduction="none", log_target=True
+    )
+    torch.testing.assert_close(losses.divergence(z, moved), terms.sum(1), rtol=1e-12, atol=1e-14)
+    for a, b, got in zip(z[:3].tolist(), moved.tolist(), losses.divergence(z, moved), strict=False):
+        p, q = ([math.exp(v - max(row)) for v in row] for row in (a, b))
+        p, q = ([v / sum(row) for v in row] for row in (p, q))
+        if min(p + q) > 1e-300:
+            expected = sum(s * (math.log(s) - math.log(t)) for s, t in zip(p, q, strict=True))
+            assert got.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(seeds, st.sampled_from((1e-3, 3.0, 100.0)))
+def test_the_divergence_is_at_least_half_the_squared_distance_of_the_probabilities_hence_never_negative(
+    seed, scale
+):
+    """Pinsker's inequality: it is 0 for the same probabilities and for no others."""
+    z, moved = pair(seed, scale=scale)
+    apart = (z.softmax(1) - moved.softmax(1)).abs().sum(1)
+    assert (losses.divergence(z, moved) >= apart**2 / 2 - 1e-14).all()
+    assert (losses.divergence(z, moved) > 0).all()
+
+
+@given(seeds, st.sampled_from((0.0, -3.0, 1e3)), st.sampled_from(DTYPES))
+def test_the_divergence_does_not_see_a_shift_of_all_logits_and_is_0_without_a_move(seed, shift, dtype):
+    z, moved = pair(seed, dtype=dtype)
+    assert not losses.divergence(z, z.clone()).any()
+    size = tolerance(z) * (1 + abs(shift))
+    assert (losses.divergence(z, z + shift).abs() <= size).all()
+    expected = losses.divergence(z, moved)
+    for a, b in ((z + shift, moved), (z, moved + shift)):
+        assert ((losses.divergence(a, b) - expected).abs() <= 10 * size * (1 + expected)).all()
+
+
+def test_the_divergence_looks_from_the_first_prediction_and_is_not_symmetric():
+    sure, unsure = torch.tensor([[9.0, 0.0]]).double(), torch.tensor([[0.0, 0.0]]).double()
+    assert losses.divergence(sure, unsure).item() == pytest.approx(math.log(2), abs=2e-3)
+    assert losses.divergence(unsure, sure).item() > 3
+
+
+@given(seeds, st.sampled_from((0.1, 3.0)))
+def test_the_gradients_of_the_divergence_are_those_on_paper(seed, scale):
+    """q − p in the moved logits; p_k (log p_k − log q_k − KL) in the others; 0 where nothing moved."""
+    z, moved = (v.requires_grad_() for v in pair(seed, scale=scale))
+    apart = losses.divergence(z, moved)
+    at_z, at_moved = torch.autograd.grad(apart.sum(), (z, moved))
+    p, q = z.softmax(1), moved.softmax(1)
+    torch.testing.assert_close(at_moved, (q - p).detach())
+    torch.testing.assert_close(at_z, (p * (p.log() - q.log() - apart[:, None])).detach())
+    for slope in torch.autograd.grad(losses.divergence(z, 1 * z).sum(), z):
+        assert (slope.abs() < 1e-15).all()
+
+
+def test_the_divergence_of_huge_logits_is_finite_in_float32():
+    z, moved = pair(0, scale=1e4, dtype=torch.float32)
+    got, exact = losses.divergence(z, moved), losses.divergence(z.double(), moved.double())
+    torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-2)
+    assert losses.divergence(z[:0], moved[:0]).shape == (0,)

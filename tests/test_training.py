@@ -2,13 +2,20 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
-from strategies import BOX, entries, inputs, seeded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import BOX, ORDERS, entries, generators, inputs, orders, problem, same, seeded, seeds
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from adv_lib import attacks, linear, losses, models, training
+from adv_lib import attacks, bounds, exact, linear, losses, models, training
 from adv_lib.data import Data
 from adv_lib.evaluation import robust_accuracy
 from adv_lib.threat import Ball
@@ -135,6 +142,629 @@ def test_a_network_learns_the_digits(digits):
         batch_size=50,
     )
     assert (model(digits.x_test).argmax(1) == digits.y_test).float().mean() > 0.9
+
+
+# ---- what stands for the inner maximum ----
+
+PGD = partial(attacks.pgd, steps=5, keep="last")
+INNERS = {  # (ball, generator) → inner
+    "clean": lambda ball, generator: training.clean,
+    "fgsm": lambda ball, generator: training.adversarial(attacks.fgsm, ball),
+    "pgd": lambda ball, generator: training.adversarial(PGD, ball),
+    "fast": training.fast,
+    "trades": lambda ball, generator: training.trades(ball, generator, 2.0, steps=4),
+    "certified": lambda ball, generator: training.certified(ball),
+    "mixed": lambda ball, generator: training.mixed(training.adversarial(PGD, ball), 0.5),
+}
+each_inner = pytest.mark.parametrize("make", INNERS.values(), ids=INNERS)
+box_or_none = st.sampled_from((None, BOX))
+
+
+class Asked:
+    """A model that notes the inputs it is asked about."""
+
+    def __init__(self, model):
+        self.model, self.inputs = model, []
+
+    def __call__(self, x):
+        self.inputs.append(x.detach().clone())
+        return self.model(x)
+
+
+@pytest.mark.parametrize("attack", [attacks.fgsm, PGD, attacks.apgd, lambda m, x, y, b: 0.1 * x])
+def test_adversarial_is_the_cross_entropy_at_the_delta_of_the_attack(attack):
+    model, x, y, ball = problem()
+    delta = attack(model, x, y, ball)
+    assert delta.any()
+    got = training.adversarial(attack, ball)(model, x, y)
+    assert torch.equal(got, cross_entropy(model(x + delta), y, reduction="none"))
+
+
+def test_clean_is_the_cross_entropy_and_adversarial_with_an_attack_that_stays_where_it_is():
+    model, x, y, ball = problem()
+    expected = cross_entropy(model(x), y, reduction="none")
+    assert torch.equal(training.clean(model, x, y), expected)
+    stay = training.adversarial(lambda model, x, y, ball: torch.zeros_like(x), ball)
+    assert torch.equal(stay(model, x, y), expected)
+
+
+@pytest.mark.parametrize("method", ["interval", "dual", "crown"])
+def test_certified_is_the_robust_loss_of_the_bounds(method):
+    model, x, y, ball = problem()
+    got = training.certified(ball, method)(model, x, y)
+    assert torch.equal(got, bounds.robust_loss(model, x, y, ball, method))
+    assert got.requires_grad
+
+
+@pytest.mark.parametrize("share", [0, 0.25, 1])
+def test_mixed_weighs_the_inner_maximum_and_the_clean_loss(share):
+    model, x, y, ball = problem()
+    inner = training.adversarial(attacks.fgsm, ball)
+    expected = share * inner(model, x, y) + (1 - share) * training.clean(model, x, y)
+    torch.testing.assert_close(training.mixed(inner, share)(model, x, y), expected)
+
+
+@settings(max_examples=30)
+@given(seeds, orders, box_or_none, st.sampled_from((0.0, 0.5, 6.0)))
+def test_trades_is_the_clean_loss_and_beta_times_the_divergence_to_a_point_of_the_ball(
+    seed, p, box, beta
+):
+    network, x, y, ball = problem(seed, p=p, box=box)
+    model = Asked(network)
+    got = training.trades(ball, seeded(seed), beta, steps=3)(model, x, y)
+    delta = model.inputs[-1] - x
+    assert ball.contains(delta, x).all()
+    apart = losses.divergence(network(x), network(x + delta))
+    torch.testing.assert_close(got, training.clean(network, x, y) + beta * apart, rtol=0, atol=1e-12)
+    assert (got >= training.clean(network, x, y) - 1e-12).all()
+    assert beta > 0 or torch.equal(got, training.clean(network, x, y))
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_the_attack_of_trades_starts_at_noise_and_moves_the_prediction_away(p):
+    network, x, y, ball = problem(p=p, n=30, dtype=torch.float32)
+    model = Asked(network)
+    training.trades(ball, seeded(0))(model, x, y)
+    clean, start, *_, end = model.inputs
+    assert torch.equal(clean, x)
+    assert 0 < (start - x).abs().max() < 0.01
+    first, last = (losses.divergence(network(x), network(z)) for z in (start, end))
+    assert (last > 100 * first).all()
+
+
+def test_trades_in_a_ball_of_size_0_is_the_clean_loss_and_fast_too():
+    model, x, y, _ = problem()
+    for p in ORDERS:
+        ball = Ball(p, 0, BOX)
+        for inner in (training.trades(ball, seeded(0)), training.fast(ball, seeded(0))):
+            torch.testing.assert_close(inner(model, x, y), training.clean(model, x, y))
+
+
+@settings(max_examples=30)
+@given(seeds, orders, box_or_none, st.sampled_from((1e-6, 0.3, 50.0)))
+def test_fast_ends_in_the_ball_and_draws_from_its_generator(seed, p, box, eps):
+    network, x, y, ball = problem(seed, p=p, box=box, eps=eps, dtype=torch.float32)
+    generator, models_asked = seeded(seed), [Asked(network) for _ in range(3)]
+    inner = training.fast(ball, generator)
+    first, second = (inner(model, x, y) for model in models_asked[:2])
+    again = training.fast(ball, seeded(seed))(models_asked[2], x, y)
+    for model in models_asked:
+        start, end = model.inputs  # two passes
+        moved = end - x if box is None else end.clamp(*BOX) - x
+        assert Ball(p, ball.eps * (1 + 1e-5) + 1e-6).contains(moved).all()
+        assert box is None or torch.equal(end, end.clamp(*BOX))
+    assert torch.equal(first, again)
+    assert torch.equal(models_asked[0].inputs[0], models_asked[2].inputs[0])
+    assert not torch.equal(models_asked[0].inputs[0], models_asked[1].inputs[0])
+    assert eps < 1e-3 or not torch.equal(first, second)
+
+
+def test_fast_is_one_step_of_five_quarters_of_the_radius_from_a_random_point_clipped():
+    network, x, y, ball = problem(box=None)
+    model = Asked(network)
+    training.fast(ball, seeded(3))(model, x, y)
+    start = ball.sample(x, seeded(3))
+    at = (x + start).requires_grad_()
+    (gradient,) = torch.autograd.grad(training.clean(network, at, y).sum(), at)
+    expected = (start + 1.25 * ball.eps * gradient.sign()).clamp(-ball.eps, ball.eps)
+    torch.testing.assert_close(model.inputs[-1], x + expected)
+
+
+@pytest.mark.parametrize("method", ["interval", "dual", "crown"])
+def test_what_an_attack_finds_is_at_most_the_exact_maximum_and_that_at_most_the_certified_loss(method):
+    """Two classes: the cross-entropy is softplus of minus the margin, largest where that is smallest."""
+    for seed in range(4):
+        model, x, y, ball = problem(seed, shape=(3,), n=5, K=2, hidden=(5, 4), scale=2)
+        least = exact.margins(model, x, y, ball, jobs=1).margins.amin(1)
+        worst = nn.functional.softplus(-least)
+        certified = training.certified(ball, method)(model, x, y)
+        assert (worst <= certified + 1e-6).all()
+        for name in ("clean", "fgsm", "pgd", "fast"):
+            assert (INNERS[name](ball, seeded(0))(model, x, y) <= worst + 1e-6).all(), name
+        assert (training.adversarial(attacks.pgd, ball)(model, x, y) > worst - 1e-3).any()
+
+
+@each_inner
+def test_every_inner_maximum_is_one_number_a_sample_that_does_not_depend_on_the_others(make):
+    model, x, y, ball = problem()
+    whole = make(ball, seeded(0))(model, x, y)
+    assert whole.shape == (6,)
+    if make in (INNERS["fast"], INNERS["trades"]):
+        return  # these draw
+    for i in range(6):
+        alone = make(ball, seeded(0))(model, x[i : i + 1], y[i : i + 1])
+        torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-9)
+
+
+# ---- what an attack on the way must not do ----
+
+
+def messy():
+    """BatchNorm and dropout, which know two modes."""
+    body = models.mlp([8, 12, 3])
+    return nn.Sequential(*body[:2], nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.5), body[3])
+
+
+TAKES_ANY = {name: make for name, make in INNERS.items() if name != "certified"}
+PASSES = {"mixed": 2, "trades": 2}  # of the loss, in the caller's mode; 1 for all others
+
+
+def own_attack(model, x, y, ball):
+    """One step, by a reader who does not think of modes."""
+    at = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(model(at), y, reduction="sum"), at)
+    return ball.argmax(gradient, x)
+
+
+TAKES_ANY["own"] = lambda ball, generator: training.adversarial(own_attack, ball)
+
+
+@pytest.mark.parametrize("name", TAKES_ANY)
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_the_attack_sees_eval_mode_and_the_loss_the_mode_of_the_caller(name, training_mode):
+    model, (_, x, y, ball), seen = messy().train(training_mode), problem(dtype=torch.float32), []
+    for module in model:
+        module.register_forward_hook(lambda module, *_: seen.append((module, module.training)))
+    TAKES_ANY[name](ball, seeded(0))(model, x, y)
+    for module in model:
+        modes = [mode for which, mode in seen if which is module]
+        passes = PASSES.get(name, 1)
+        assert modes[-1] == training_mode
+        assert sum(modes) == (passes if training_mode else 0)
+    assert all(module.training == training_mode for module in model.modules())
+
+
+@pytest.mark.parametrize("name", TAKES_ANY)
+def test_the_statistics_move_once_for_every_pass_of_the_loss(name):
+    """Once; for `mixed` and `trades` twice, by the images and by their perturbations."""
+    model, (_, x, y, ball) = messy(), problem(dtype=torch.float32)
+    TAKES_ANY[name](ball, seeded(0))(model, x, y)
+    assert model[2].num_batches_tracked == PASSES.get(name, 1)
+    list(training.fit(model, (x, y), TAKES_ANY[name](ball, seeded(0)), epochs=2, lr=0.1, batch_size=3))
+    assert model[2].num_batches_tracked == 5 * PASSES.get(name, 1)
+    model.eval()
+    before = model[2].running_mean.clone()
+    TAKES_ANY[name](ball, seeded(0))(model, x, y)
+    assert torch.equal(model[2].running_mean, before)
+
+
+def test_the_statistics_are_those_of_the_perturbed_images_and_not_of_the_steps_towards_them():
+    model, (_, x, y, ball) = messy(), problem(dtype=torch.float32)
+    delta = PGD(model, x, y, ball)
+    training.adversarial(PGD, ball)(model, x, y)
+    expected = 0.1 * model[1](x + delta).mean(0)
+    torch.testing.assert_close(model[2].running_mean, expected)
+
+
+@each_inner
+def test_looking_at_an_inner_maximum_leaves_gradients_and_flags_of_the_weights_alone(make):
+    model, x, y, ball = problem()
+    model[1].weight.grad = torch.full_like(model[1].weight, 7.0)
+    model[1].bias.requires_grad_(False)
+    state, leaf = generators(), x.clone().requires_grad_()
+    make(ball, seeded(0))(model, leaf, y)
+    assert (model[1].weight.grad == 7).all()
+    assert all(p.grad is None for p in model.parameters() if p is not model[1].weight)
+    assert [p.requires_grad for p in model.parameters()] == [True, False, True, True]
+    assert leaf.grad is None
+    assert generators() == state
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "fast"])
+def test_the_gradient_in_the_weights_is_that_of_the_loss_at_the_delta_that_was_found(name):
+    network, x, y, ball = problem()
+    model, parameters = Asked(network), list(network.parameters())
+    got = torch.autograd.grad(INNERS[name](ball, seeded(0))(model, x, y).sum(), parameters)
+    at = model.inputs[-1]
+    expected = torch.autograd.grad(training.clean(network, at, y).sum(), parameters)
+    assert same(got, expected)
+
+
+def test_the_gradient_of_trades_takes_both_predictions_along_and_holds_the_delta_still():
+    network, x, y, ball = problem()
+    model, parameters = Asked(network), list(network.parameters())
+    got = torch.autograd.grad(training.trades(ball, seeded(0), 3.0)(model, x, y).sum(), parameters)
+    z, moved = network(x), network(model.inputs[-1])
+    apart = nn.functional.kl_div(moved.log_softmax(1), z.softmax(1), reduction="sum")
+    expected = torch.autograd.grad(training.clean(network, x, y).sum() + 3 * apart, parameters)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_what_an_attack_leaves_in_the_gradients_does_not_reach_the_weights():
+    """An attack written as one often sees it, with backward, which fills the weights' gradients too."""
+    model, x, y, ball = problem(dtype=torch.float32)
+
+    def careless(model, x, y, ball):
+        delta = torch.zeros_like(x, requires_grad=True)
+        cross_entropy(model(x + delta), y, reduction="sum").backward()
+        return ball.argmax(delta.grad, x)
+
+    trained = []
+    for attack in (careless, partial(attacks.fgsm, loss=losses.cross_entropy)):
+        model = problem(dtype=torch.float32).model
+        run(model, (x, y), training.adversarial(attack, ball), batch_size=2)
+        trained.append(weights(model))
+    assert torch.equal(*trained)
+
+
+# ---- ramps ----
+
+
+def test_a_ramp_is_0_until_it_begins_then_a_straight_line_and_full_from_its_end_on():
+    ball = Ball(math.inf, 0.4, BOX)
+    ramp = training.Ramp(lambda ball: ball, ball, begin=0.2, end=0.6)
+    radii = [ramp.at(done).eps for done in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9, 1)]
+    assert radii == pytest.approx([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    assert radii[0] == radii[2] == 0
+    assert radii[-3] == radii[-1] == ball.eps  # not a rounding less
+    assert (ramp.at(0.3).p, ramp.at(0.3).box) == (math.inf, BOX)
+
+
+@given(st.floats(0, 0.98), st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_ramp_never_falls_and_never_exceeds_the_ball(begin, length, a, b):
+    ramp = training.Ramp(lambda ball: ball.eps, Ball(2, 0.3), begin, min(1.0, begin + length))
+    low, high = sorted((a, b))
+    assert 0 <= ramp.at(low) <= ramp.at(high) <= 0.3
+    assert ramp.at(1.0) == 0.3
+    assert ramp.at(begin) == 0
+
+
+def test_a_ramp_has_a_radius_for_each_sample_if_its_ball_has():
+    ball = Ball(2, torch.tensor([0.0, 0.2, 0.4]))
+    assert training.Ramp(lambda b: b.eps, ball, 0, 1).at(0.5).tolist() == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_a_run_asks_the_ramp_for_the_part_of_the_run_that_is_done():
+    model, x, y, ball = problem(n=10)
+    radii = []
+    ramp = training.Ramp(lambda b: radii.append(b.eps) or training.clean, ball, begin=0.1, end=0.7)
+    run(model, (x, y), ramp, epochs=2, batch_size=2)
+    expected = [ball.eps * min(1, max(0, i / 10 - 0.1) / 0.6) for i in range(10)]
+    assert radii == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["pgd", "certified", "mixed", "fgsm"])
+def test_a_ramped_loss_goes_from_the_clean_one_to_that_of_the_whole_ball(name):
+    model, x, y, ball = problem()
+    ramp = training.Ramp(lambda ball: INNERS[name](ball, seeded(0)), ball)
+    losses_on_the_way = [ramp.at(done)(model, x, y).detach() for done in (0, 0.25, 0.5, 1)]
+    torch.testing.assert_close(losses_on_the_way[0], training.clean(model, x, y).detach())
+    whole = INNERS[name](ball, seeded(0))(model, x, y).detach()
+    assert torch.equal(losses_on_the_way[2], whole)
+    assert torch.equal(losses_on_the_way[3], whole)
+    if name == "certified":
+        assert all((b >= a).all() for a, b in itertools.pairwise(losses_on_the_way))
+
+
+# ---- the step size, what is watched, and the best ----
+
+
+def network_and_data(n=20, seed=0):
+    """A small network in float32, and points with labels that it can learn."""
+    x = inputs((n, 8), 5).float()
+    return models.mlp([8, 6, 3], seeded(seed)), (x, (3 * x.mean(1)).long().clamp(0, 2))
+
+
+def test_a_step_size_that_varies_is_asked_for_the_part_of_the_run_that_is_done(separable):
+    x, y = separable
+    model, asked = models.linear(2, 1), []
+    w, b = (v.detach().clone() for v in linear.weights(model))
+
+    def lr(done):
+        asked.append(done)
+        return 0.5 * (1 - done)
+
+    run(model, separable, epochs=2, lr=lr, batch_size=len(x))
+    assert asked == [0, 0.5]
+    for size in (0.5, 0.25):
+        slope = -y * torch.sigmoid(-linear.margin(w, b, x, y))
+        w, b = w - size * (slope[:, None] * x).mean(0), b - size * slope.mean()
+    torch.testing.assert_close(weights(model), torch.cat([w, b[None]]))
+    run(models.linear(2, 1), separable, epochs=2, lr=lr, batch_size=20)
+    assert asked[2:] == pytest.approx([i / 6 for i in range(6)])
+
+
+def test_a_step_size_that_is_always_the_same_is_a_number():
+    trained = []
+    for lr in (0.3, lambda done: 0.3):
+        model, data = network_and_data()
+        run(model, data, training.clean, lr=lr, batch_size=7)
+        trained.append(weights(model))
+    assert torch.equal(*trained)
+
+
+def test_what_is_watched_is_measured_on_the_weights_after_each_epoch_in_eval_mode():
+    model, data = messy(), network_and_data()[1]
+    model[3].eval()
+    modes, seen = [module.training for module in model.modules()], []
+
+    def measure(watched):
+        assert watched is model
+        seen.append(([module.training for module in watched.modules()], torch.is_grad_enabled()))
+        return watched(data[0]).sum()  # a tensor will do
+
+    for epoch in training.fit(model, data, training.clean, epochs=3, lr=0.1, watch={"sum": measure}):
+        assert [module.training for module in model.modules()] == modes
+        with models.evaluating(model):
+            assert epoch.watched == {"sum": model(data[0]).sum().item()}
+    assert type(epoch.watched["sum"]) is float
+    assert len(seen) == 3
+    assert not any(any(mode) or gradients for mode, gradients in seen)
+
+
+def test_watching_changes_no_weight_even_if_it_attacks():
+    trained = []
+    for watch in ({}, {"accuracy": lambda m: robust_accuracy(m, *data, ball, [PGD]).value}):
+        (model, data), ball = network_and_data(), Ball(2, 0.1, BOX)
+        epochs = run(model, data, training.clean, watch=watch)
+        trained.append(weights(model))
+    assert torch.equal(*trained)
+    assert all(0 <= epoch.watched["accuracy"] <= 1 for epoch in epochs)
+    assert [epoch.watched for epoch in run(*network_and_data(), training.clean)] == [{}] * 3
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [([1, 3, 2, 3], 2), ([5, 4, 3, 2], 1), ([1, 2, 3, 4], 4), ([2, 2, 2, 2], 1), ([-3, -1, -2, -9], 2)],
+)
+def test_a_run_ends_with_the_weights_of_the_epoch_that_was_best_and_of_the_first_of_several(
+    measured, best
+):
+    (model, data), values, on_the_way = network_and_data(), iter(measured), []
+    watch = {"other": lambda m: 0.0, "score": lambda m: on_the_way.append(weights(m)) or next(values)}
+    epochs = run(model, data, training.clean, epochs=4, watch=watch, best="score")
+    assert [epoch.watched["score"] for epoch in epochs] == measured
+    assert torch.equal(weights(model), on_the_way[best - 1])
+    assert len({tuple(w.tolist()) for w in on_the_way}) == 4
+
+
+def test_the_best_epoch_takes_its_statistics_along():
+    model, data, values, means = messy(), network_and_data()[1], iter([2, 1]), []
+    watch = {"score": lambda m: means.append(m[2].running_mean.clone()) or next(values)}
+    run(model, data, training.clean, epochs=2, watch=watch, best="score")
+    assert torch.equal(model[2].running_mean, means[0])
+    assert not torch.equal(means[0], means[1])
+
+
+def test_training_goes_on_from_the_last_epoch_and_not_from_the_best():
+    trained = []
+    for best in (None, "score"):
+        (model, data), on_the_way = network_and_data(), []
+        watch = {"score": lambda m, seen=on_the_way: seen.append(weights(m)) or -len(seen)}
+        run(model, data, training.clean, watch=watch, best=best)
+        trained.append(on_the_way)
+    assert same(*trained)
+
+
+# ---- runs that are killed, and go on ----
+
+
+class Killed(Exception):
+    """What ends a run in the middle of an epoch."""
+
+
+def killed_at(inner, call):
+    """The same inner maximum, which is no more at its call-th call."""
+    calls = itertools.count(1)
+
+    def dies(model, x, y):
+        value = inner(model, x, y)  # what it draws, it has drawn
+        if next(calls) == call:
+            raise Killed
+        return value
+
+    return dies
+
+
+def scores():
+    """Something to watch that has its maximum in the middle and depends on the weights alone."""
+    return {"score": lambda m: -(weights(m).norm() - 4.0).abs()}
+
+
+def settings_of(best):
+    return {"epochs": 4, "lr": lambda done: 0.5 * (1 - done), "batch_size": 6, "best": best} | (
+        {"watch": scores()} if best else {}
+    )
+
+
+SHARED = {name: INNERS[name] for name in ("clean", "pgd", "fast", "trades")}
+
+
+@pytest.mark.parametrize("best", [None, "score"])
+@pytest.mark.parametrize("call", [1, 4, 7, 16])  # in the first epoch, at the end of one, in the last batch
+@pytest.mark.parametrize("name", SHARED)
+def test_a_run_that_was_killed_goes_on_to_the_same_weights_bit_by_bit(name, call, best, tmp_path):
+    data, ball, path = network_and_data()[1], Ball(math.inf, 0.1, BOX), tmp_path / "run.pt"
+
+    def start(seed, generator_seed, call=None, **more):
+        model, generator = network_and_data(seed=seed)[0], seeded(generator_seed)
+        inner = SHARED[name](ball, generator)
+        inner = killed_at(inner, call) if call else inner
+        return model, training.fit(
+            model, data, inner, generator=generator, **settings_of(best), **more
+        )
+
+    model, whole = start(0, 0)
+    whole, expected = list(whole), weights(model)
+    _, dying = start(0, 0, call, checkpoint=path)
+    before = []
+    with pytest.raises(Killed):
+        before.extend(epoch for epoch in dying)
+    again = 1 if call <= 4 else 0  # nothing was written: then only the same start leads to the same end
+    model, rest = start(0 if again else 8, 0 if again else 9, checkpoint=str(path))
+    rest = list(rest)
+    assert [epoch.number for epoch in rest] == list(range((call - 1) // 4 + 1, 5))
+    assert rest == whole[-len(rest) :]
+    assert torch.equal(weights(model), expected)
+
+
+def test_a_run_with_statistics_and_a_ramp_goes_on_to_the_same_weights_after_every_epoch(tmp_path):
+    data, ball = network_and_data()[1], Ball(2, 0.3, BOX)
+
+    def start(path=None):
+        model, generator = messy(), seeded(0)
+        model[4].p = 0.0
+        ramp = training.Ramp(lambda b: training.fast(b, generator), ball, 0.2, 0.7)
+        return model, training.fit(
+            model, data, ramp, generator=generator, checkpoint=path, **settings_of(None)
+        )
+
+    model, whole = start()
+    whole = list(whole)
+    for epochs in range(1, 5):
+        path = tmp_path / f"{epochs}.pt"
+        list(itertools.islice(start(path)[1], epochs))
+        other, rest = start(path)
+        assert list(rest) == whole[epochs:]
+        assert same(list(other.state_dict().values()), list(model.state_dict().values()))
+
+
+@pytest.mark.parametrize("best", [None, "score"])
+def test_a_run_that_is_over_is_not_run_again_and_gives_its_weights(best, tmp_path):
+    (model, data), path = network_and_data(), tmp_path / "run.pt"
+    run(model, data, training.clean, checkpoint=path, **settings_of(best))
+    other = network_and_data(seed=1)[0]
+    never = lambda *_: pytest.fail("it is over")  # noqa: E731
+    assert run(other, data, never, checkpoint=path, **settings_of(best)) == []
+    assert torch.equal(weights(other), weights(model))
+
+
+def test_a_checkpoint_changes_nothing_in_a_run_that_is_not_killed(tmp_path):
+    runs = []
+    for path in (None, tmp_path / "run.pt"):
+        model, data = network_and_data()
+        runs.append([run(model, data, training.clean, checkpoint=path), weights(model)])
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+OTHERS = {
+    "epochs": {"epochs": 5},
+    "a step size": {"lr": 0.2},
+    "batches": {"batch_size": 5},
+    "best": {"best": None},
+    "data": {"n": 19},
+}
+
+
+@pytest.mark.parametrize("changed", OTHERS.values(), ids=OTHERS)
+def test_the_checkpoint_of_another_run_is_refused_before_it_touches_the_model(changed, tmp_path):
+    path, generator = tmp_path / "run.pt", seeded(1)
+    run(*network_and_data(), training.clean, checkpoint=path, **settings_of("score"))
+    model, (x, y) = network_and_data(seed=1)
+    options = settings_of("score") | changed
+    n = options.pop("n", 20)
+    before, written = weights(model), path.read_bytes()
+    with pytest.raises(ValueError, match=r"run\.pt"):
+        run(model, (x[:n], y[:n]), training.clean, generator=generator, checkpoint=path, **options)
+    assert torch.equal(weights(model), before)
+    assert torch.equal(generator.get_state(), seeded(1).get_state())
+    assert path.read_bytes() == written
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    (model, data), path = network_and_data(), tmp_path / "run.pt"
+    run(model, data, training.clean)
+    expected, save = weights(model), torch.save
+
+    def full(state, file):
+        save(state, file)
+        os.truncate(file, 100)
+        raise OSError("no space left")
+
+    epochs = training.fit(
+        network_and_data()[0], data, training.clean, epochs=3, lr=0.1, checkpoint=path
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="no space left"):
+            next(epochs)
+        assert not path.exists()
+    epochs = training.fit(
+        network_and_data()[0], data, training.clean, epochs=3, lr=0.1, checkpoint=path
+    )
+    next(epochs)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="no space left"):
+            next(epochs)
+    other = network_and_data(seed=1)[0]
+    assert [epoch.number for epoch in run(other, data, training.clean, checkpoint=path)] == [2, 3]
+    assert torch.equal(weights(other), expected)
+
+
+# ---- a bar that shows how far it is ----
+
+
+def test_with_a_bar_the_epochs_are_the_same_and_the_bar_goes_away(capsys):
+    model, data = network_and_data()
+    plain = run(model, data, training.clean, watch=scores())
+    model, data = network_and_data()
+    epochs = training.fit(model, data, training.clean, epochs=3, lr=0.1, watch=scores())
+    assert list(training.progress(epochs, 3)) == plain
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"loss={plain[0].loss:.3f}" in shown.err
+    assert f"score={plain[-1].watched['score']:.3f}" in shown.err
+    assert shown.err.split("\r")[-1].strip() == ""
+
+
+def test_the_bar_of_a_run_that_goes_on_begins_where_it_was(tmp_path, capsys):
+    path, (model, data) = tmp_path / "run.pt", network_and_data()
+    options = {"epochs": 4, "lr": 0.1, "checkpoint": path}
+    first = list(itertools.islice(training.fit(model, data, training.clean, **options), 2))
+    bar = training.progress(training.fit(model, data, training.clean, **options), 4)
+    next(bar)
+    assert "3/4" in capsys.readouterr().err
+    assert [e.number for e in bar] == [4]
+    assert [e.number for e in first] == [1, 2]
+    over = training.fit(model, data, training.clean, **options)
+    assert list(training.progress(over, 4)) == []
+
+
+def test_a_bar_that_is_left_early_stops_the_run_and_goes_away(capsys):
+    model, data = network_and_data()
+    seen = []
+    for epoch in training.progress(training.fit(model, data, training.clean, epochs=9, lr=0.1), 9):
+        seen.append(epoch.number)
+        if epoch.number == 2:
+            break
+    del epoch
+    assert seen == [1, 2]
+    assert capsys.readouterr().err.split("\r")[-1].strip() == ""
+
+
+def test_with_the_bar_switched_off_nothing_is_written():
+    program = """
+from adv_lib.training import Epoch, progress
+epochs = [Epoch(1, 0.5, {"score": 1.0}), Epoch(2, 0.4, {"score": 2.0})]
+assert list(progress(iter(epochs), 2)) == epochs
+"""
+    off = os.environ | {"TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=off, capture_output=True, check=True)
+    assert done.stdout == done.stderr == b""
 
 
 # ---- the networks that every chapter means ----

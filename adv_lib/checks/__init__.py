@@ -123,6 +123,31 @@ class Numbers(Exercise):
         return f"not yet right: {names}."
 
 
+@dataclass(frozen=True)
+class Words(Exercise):
+    """The answer is a list of words, one for each statement.
+
+    why: for each statement, the sentence for who says something else than the truth.
+    """
+
+    truth: Sequence
+    why: Sequence[str]
+    among: Sequence
+    praise: str
+
+    def examine(self, answer: Sequence) -> str | None:
+        listed = ", ".join(repr(word) for word in self.among)
+        answer = answer.tolist() if hasattr(answer, "tolist") else answer
+        if not isinstance(answer, list | tuple) or len(answer) != len(self.truth):
+            return f"expected a list of {len(self.truth)} entries, got {answer!r}."
+        for number, (said, truth, why) in enumerate(zip(answer, self.truth, self.why, strict=True), 1):
+            if said not in self.among:
+                return f"entry {number}: expected one of {listed}, got {said!r}."
+            if said != truth:
+                return f"entry {number}: you said {said!r}. {why}"
+        return None
+
+
 def _copies(case: tuple) -> tuple:
     return tuple(v.clone() if isinstance(v, torch.Tensor) else copy.deepcopy(v) for v in case)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import bounds, losses
 from ..threat import Ball
-from . import Code, Exercise, Numbers, _tensor
+from . import Code, Exercise, Numbers, Words, _tensor
 
 # ---- by hand ----
 
@@ -250,25 +250,6 @@ two_layer = Code(
 # ---- what is ordered ----
 
 
-class _Words(Exercise):
-    """The answer is a list of words, one for each statement: say which is wrong and why."""
-
-    def __init__(self, truth: Sequence, why: Sequence[str], among: Sequence, praise: str):
-        self.truth, self.why, self.among, self.praise = truth, why, among, praise
-
-    def examine(self, answer: Sequence) -> str | None:
-        listed = ", ".join(repr(word) for word in self.among)
-        answer = answer.tolist() if hasattr(answer, "tolist") else answer
-        if not isinstance(answer, list | tuple) or len(answer) != len(self.truth):
-            return f"expected a list of {len(self.truth)} entries, got {answer!r}."
-        for number, (said, truth, why) in enumerate(zip(answer, self.truth, self.why, strict=True), 1):
-            if said not in self.among:
-                return f"entry {number}: expected one of {listed}, got {said!r}."
-            if said != truth:
-                return f"entry {number}: you said {said!r}. {why}"
-        return None
-
-
 # ---- break it: wrong signs ----
 
 
@@ -301,7 +282,7 @@ _TERMS = {
 
 signs = _Signs()
 
-order = _Words(
+order = Words(
     truth=(True, False, False, True, False, True, True),
     why=(
         "Every choice of slopes is a choice of multipliers of the same linear program, and weak duality "
