@@ -9,6 +9,8 @@ CHAPTERS = $(wildcard chapters/*.ipynb)
 SPHINX = $(BIN)/jupyter-book build . -n -W --keep-going
 STAMP = .venv/.installed
 BENCH = .venv-bench
+# Progress bars are for people at a kernel; a page would keep their first frame.
+export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL = help
 .PHONY: help book serve slides student test test-colab bench lock fork clean

@@ -201,22 +201,22 @@ class Table:
         """The share of right samples in percent, over the seeds."""
         return Spread(tuple((100 * self.right[model][column].double().mean(1)).tolist()))
 
-    def rows(self, **more: Mapping[str, Spread]) -> list[list[str]]:
-        """The cells as text, mean ± deviation over the seeds; `more` adds columns: model → Spread."""
-        columns = list(next(iter(self.right.values())))
-        texts = [["", *columns, *more]]
-        for model in self.right:
-            cells = [f"{self.percent(model, column):.1f}" for column in columns]
-            texts.append([model, *cells, *(f"{column[model]:.1f}" for column in more.values())])
-        return texts
+    def markdown(self, columns: Sequence[str] | None = None, **more: Mapping[str, Spread]) -> str:
+        """A Markdown table, in percent, mean ± deviation over the seeds.
 
-    def __str__(self) -> str:
-        rows = self.rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-        ]
-        return "\n".join(lines)
+        columns: which, in this order; None means all.  more: further ones: a name, and model → Spread.
+        """
+        columns = list(next(iter(self.right.values()))) if columns is None else columns
+        lines = [["", *columns, *more], ["---", *("---:" for _ in (*columns, *more))]]
+        for model in self.right:
+            cells = [self.percent(model, column) for column in columns]
+            lines.append(
+                [model, *(f"{cell:.1f}" for cell in (*cells, *(c[model] for c in more.values())))]
+            )
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
 
 
 def table(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import attacks, bounds, losses, models
+from . import attacks, losses, models
 from .data import Data
 from .threat import Ball
 
@@ -103,6 +103,7 @@ def certified(ball: Ball, method: str = "dual") -> Inner:
     method: "interval", "dual" or "crown".
     Source: Wong & Kolter 2018 (dual); Gowal et al. 2018 (interval).
     """
+    from . import bounds  # needs SciPy, which no other training does
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return bounds.robust_loss(model, x, y, ball, method)
@@ -246,7 +247,8 @@ def progress(run: Iterator[Epoch], epochs: int) -> Iterator[Epoch]:
     """
     from tqdm.auto import tqdm
 
-    with tqdm(total=epochs, unit="epoch", leave=False) as bar:
+    hidden = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    with tqdm(total=epochs, unit="epoch", leave=False, disable=hidden) as bar:
         for epoch in run:
             bar.update(epoch.number - bar.n)  # a run that goes on begins later
             bar.set_postfix(

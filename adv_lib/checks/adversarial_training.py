@@ -218,11 +218,11 @@ def _judged() -> list[tuple[str, nn.Module, Tensor, Tensor, float, int]]:
     with torch.no_grad():
         batch[0].running_mean[:], batch[0].running_var[:] = x.mean(0), x.var(0)
         batch[1].weight[:] = torch.tensor([1.0, -1.0])[:, None] / 6
-        batch[1].bias[:] = torch.tensor([0.35, -0.35])  # most of the images are of class 0
+        batch[1].bias[:] = torch.tensor([0.5, -0.5])  # most of the images are of class 0
         own = batch.eval()(x).argmax(1)
     labels = torch.zeros(60, dtype=torch.int64)
     return [
-        ("a linear network behind BatchNorm, left in training mode", batch.train(), x, own, 0.1, 20),
+        ("a linear network behind BatchNorm, left in training mode", batch.train(), x, own, 0.2, 20),
         ("a network that is wrong in a thin slab", slab, x, labels, 0.1, 8),
         ("the same network, more steps", slab, x, labels, 0.1, 40),
     ]

@@ -6,6 +6,7 @@ notebook, `to_book` turns that metadata into MyST; CONTRIBUTING.md lists what an
 """
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -143,7 +144,8 @@ def read_source(app, docname: str, content: list[str]) -> None:
 
 
 def setup(app) -> dict:
-    """Register with Sphinx."""
+    """Register with Sphinx, and hide progress bars: a page would keep their first frame."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     app.connect("source-read", read_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
