@@ -206,7 +206,10 @@ class Table:
 
         columns: which, in this order; None means all.  more: further ones: a name, and model → Spread.
         """
-        columns = list(next(iter(self.right.values()))) if columns is None else columns
+        known = list(next(iter(self.right.values())))
+        columns = known if columns is None else columns
+        if isinstance(columns, str) or not set(columns) <= set(known):
+            raise ValueError(f"expected a list of some of the columns {known}, got {columns!r}")
         lines = [["", *columns, *more], ["---", *("---:" for _ in (*columns, *more))]]
         for model in self.right:
             cells = [self.percent(model, column) for column in columns]

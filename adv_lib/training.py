@@ -189,7 +189,7 @@ def fit(
            with the weights that it would have had if what inner draws comes from the same generator.
     Yields an `Epoch` after each; nothing runs before you iterate.
     Raises ValueError for arguments that cannot be trained on and for the checkpoint of another run,
-    FloatingPointError if the loss is not finite, or the step size, or what `best` names.
+    FloatingPointError if the loss or the step size is not finite, or what `best` names is NaN.
     """
     x, y = data
     if len(x) != len(y) or len(x) == 0:
@@ -284,7 +284,7 @@ class _Checkpoint:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             shapes = [(name, value.shape) for name, value in state["model"].items()]
-            of, number, record = (state[key] for key in ("settings", "epoch", "record"))
+            of, number, record, drawn = (state[k] for k in ("settings", "epoch", "record", "generator"))
         except Exception as error:  # torch.load raises whatever it stumbles over
             raise ValueError(f"{self.path} is not a checkpoint of fit") from error
         if of != settings or shapes != [
@@ -295,7 +295,7 @@ class _Checkpoint:
                 f"batch_size, samples and best {of}, expected {settings}"
             )
         self.model.load_state_dict(state["model"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(drawn)
         return number, record
 
 

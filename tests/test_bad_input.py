@@ -6,7 +6,9 @@ import math
 import operator
 import pkgutil
 import re
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -434,8 +436,145 @@ def along(x=x[:1], y=labels[:1], directions=(x[1:2],), distances=(eps,), **optio
     return evaluation.loss_along(net, x, y, directions, *distances, **options)
 
 
-def fit(data=(x, y), inner=lambda m, x, y: m(x).squeeze(1), epochs=1, lr=0.1, **options):
-    return next(training.fit(models.linear(2, 1), data, inner, epochs=epochs, lr=lr, **options))
+def fit(data=(x, y), inner=lambda m, x, y: m(x)[:, 0], epochs=1, lr=0.1, model=None, **options):
+    model = model or models.linear(2, 1)
+    return next(training.fit(model, data, inner, epochs=epochs, lr=lr, **options))
+
+
+def of_inner_maxima():
+    """Arguments that no inner maximum takes: some when it is made, some when it is asked."""
+    g = torch.Generator().manual_seed(0)
+    makers = {
+        "clean": lambda ball: training.clean,
+        "adversarial": partial(training.adversarial, attacks.fgsm),
+        "fast": partial(training.fast, generator=g),
+        "trades": partial(training.trades, generator=g),
+        "certified": training.certified,
+        "mixed": lambda ball: training.mixed(training.clean, 0.5),
+    }
+    for name, make in makers.items():
+        name, inner = f"training.{name}", partial(make(cube), net)
+        yield name, lambda f=inner: f(x, labels + 1), "0 2"
+        yield name, lambda f=inner: f(x, labels - 1), "0 2"
+        yield name, lambda f=inner: f(x, labels.float()), "int64 float32"
+        yield name, lambda f=inner: f(x, labels[:3]), "labels (3,)"
+        if make(cube) is training.clean or "mixed" in name:
+            continue
+        yield name, lambda f=inner: f(x + 1, labels), "x must lie in the box [0, 1]"
+        nan = "in the box nan" if "trades" in name else "finite NaN"
+        yield name, lambda f=inner: f(with_entry(x, NAN), labels), nan
+        yield name, lambda m=make: m(Ball(INF, -0.1)), "eps ≥ 0 -0.1"
+        if "fast" not in name:
+            per_sample = make(Ball(INF, torch.ones(3), (0, 1)))
+            yield name, lambda f=per_sample: f(net, x, labels), "eps 3 4"
+    for eps in (torch.ones(4), torch.tensor(0.1)):
+        yield "training.fast", lambda e=eps: training.fast(Ball(INF, e), g), "one number eps tensor"
+    for beta in (-1, NAN, INF):
+        yield "training.trades", lambda b=beta: training.trades(cube, g, b), f"beta ≥ 0 {beta}"
+    yield "training.fast", lambda: training.fast(cube, None), "a generator None"
+    yield "training.trades", lambda: training.trades(cube, None), "a generator None"
+    yield "training.trades", lambda: training.trades(cube, g, steps=-1), "steps ≥ 0 -1"
+    for method in ("lp", "exact", None):
+        inner = training.certified(cube, method)
+        yield "training.certified", lambda f=inner: f(net, x, labels), f"'dual' {method!r}"
+    for share in (-0.1, 1.1, NAN):
+        mixed = partial(training.mixed, training.clean, share)
+        yield "training.mixed", mixed, f"share from 0 to 1 {share}"
+    for begin, end in ((0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.5, 1.1), (NAN, 0.5), (0.1, NAN)):
+        ramp = partial(training.Ramp, training.certified, cube, begin, end)
+        yield "training.Ramp", ramp, f"0 ≤ begin < end ≤ 1 {begin} {end}"
+
+
+def of_checkpoints():
+    """Files that no run goes on from, and folders that hold none."""
+    folder = Path(tempfile.mkdtemp())
+    a_run = partial(fit, checkpoint=folder / "run")
+    a_run()
+    state = torch.load(folder / "run", weights_only=True)
+    files = {
+        "weights": models.mlp([2, 1]).state_dict(),
+        "model": {"model": models.mlp([2, 1]).state_dict()},
+        "tensor": torch.ones(3),
+        "list": [1, 2],
+        "half": {k: v for k, v in state.items() if k != "epoch"},
+    }
+    for name, content in files.items():
+        torch.save(content, folder / name)
+    broken = {"text": b"hello", "empty": b"", "cut": (folder / "run").read_bytes()[:99]}
+    for name, content in broken.items():
+        (folder / name).write_bytes(content)
+    for name in (*files, *broken):
+        yield "training.fit", lambda n=name: fit(checkpoint=folder / n), f"{name} not a checkpoint"
+    for changed in ({"epochs": 2}, {"lr": 0.2}, {"lr": lambda done: 0.1}, {"batch_size": 3}):
+        yield "training.fit", lambda c=changed: a_run(**c), "run another expected"
+    yield "training.fit", lambda: a_run((x[:2], y[:2])), "run another expected"
+    watched = {"watch": {"a": lambda m: 1.0}, "best": "a"}
+    yield "training.fit", lambda: a_run(**watched), "run another expected"
+    for widths in ([2, 3, 1], [3, 1], [2, 2]):
+        yield "training.fit", lambda w=widths: a_run(model=models.mlp(w)), "another network"
+    yield "training.fit", lambda: fit(checkpoint=folder / "no" / "run"), "folder that exists"
+
+
+def judged(name, judge):
+    """What a table and the search for symptoms refuse alike."""
+
+    def call(x=x, y=labels, ball=cube, attack=attacks.fgsm):
+        judge(x, y, ball, attack)
+
+    yield name, lambda: call(y=labels[:3]), "labels 4 3"
+    yield name, lambda: call(y=labels + 1), "labels from 0 to 2"
+    yield name, lambda: call(x=x[:0], y=labels[:0]), "at least one 0"
+    yield name, lambda: call(x=x + 1), "x must lie in the box [0, 1]"
+    yield name, lambda: call(attack=lambda *_: 0.2 * torch.ones_like(_[1])), "outside Ball"
+    yield name, lambda: call(ball=Ball(INF, -0.1)), "eps ≥ 0 -0.1"
+
+
+def of_tables():
+    """Models, names and proofs that make no table."""
+    name = "evaluation.table"
+    yield from judged(name, lambda x, y, ball, a: evaluation.table({"a": [net]}, x, y, ball, {"b": a}))
+
+    def call(rows=None, given=None, proofs=None):
+        rows, given = {"a": [net]} if rows is None else rows, given or {"FGSM": attacks.fgsm}
+        evaluation.table(rows, x, labels, cube, given, proofs)
+
+    yield name, lambda: call({"a": net}), "a list of networks got a network"
+    yield name, lambda: call({"a": [net], "b": net}), "a list of networks got a network"
+    yield name, lambda: call({}), "at least one"
+    yield name, lambda: call({"a": []}), "at least one {'a': 0}"
+    yield name, lambda: call({"a": [net], "b": [net, net]}), "as many {'a': 1, 'b': 2}"
+    for taken in ("clean", "worst"):
+        yield name, lambda t=taken: call(given={t: attacks.fgsm}), f"different names {taken}"
+        yield name, lambda t=taken: call(proofs={t: lambda *_: labels > 9}), f"different names {taken}"
+    yield name, lambda: call(proofs={"FGSM": lambda *_: labels > 9}), "different names FGSM"
+    for answer in (torch.zeros(4), torch.zeros(1).bool(), torch.zeros(4, 3).bool(), torch.tensor(True)):
+        proof = {"mine": lambda *_, a=answer: a}
+        words = f"mine (4,) bool {answer.dtype} {tuple(answer.shape)}"
+        yield name, lambda p=proof: call(proofs=p), words
+    yield name, lambda: call(proofs={"mine": lambda *_: labels > -1}), "mine a right on the samples"
+
+
+def of_symptoms():
+    """What masking refuses."""
+    name, masking = "evaluation.masking", evaluation.masking
+    yield from judged(name, lambda x, y, ball, a: masking(net, x, y, ball, a, queries=5))
+    yield name, lambda: masking(net, x, labels, Ball(INF, 0.1)), "ball with a box"
+    yield name, lambda: masking(net, x, labels, cube, queries=0), "queries ≥ 1 0"
+    W = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, -1.0]])
+    deaf = partial(masking, lambda v: (v > 0.5).float() @ W, x, labels, cube)
+    yield name, deaf, "does not depend on x autograd"
+    yield name, lambda: deaf(partial(attacks.square, queries=5)), "does not depend on x autograd"
+
+
+def of_landscapes():
+    """What a landscape refuses."""
+    name, draw = "evaluation.landscape", partial(evaluation.landscape, net)
+    yield name, lambda: draw(x, labels, ball, eps), "one sample 4"
+    yield name, lambda: draw(x[:1], labels[:2], ball, eps), "1 labels (2,)"
+    yield name, lambda: draw(x[:1], labels[:1] + 9, ball, eps), "labels from 0 to 2 9"
+    yield name, lambda: draw(x[:1], labels[:1], ball, torch.tensor(1.0)), "distances (t,) ()"
+    yield name, lambda: draw(x[:1], labels[:1], ball, torch.ones(2, 2)), "distances (t,) (2, 2)"
+    yield name, lambda: draw(with_entry(x, NAN)[:1], labels[:1], ball, eps), "finite NaN"
 
 
 def slider(*controls, draw=lambda v: plt.figure(), alt=str):
@@ -475,6 +614,14 @@ def table():
     yield name, lambda: worst(torch.full((2, 2), INF)), "one +∞ each row"
     yield name, lambda: worst(torch.ones(2, 2, dtype=torch.int64)), "one +∞ int64"
     yield "losses.dlr", lambda: losses.dlr(torch.rand(4, 2), labels % 2), "K ≥ 3 (4, 2)"
+    name, apart, z = "losses.divergence", losses.divergence, torch.rand(4, 3)
+    yield name, lambda: apart(z, z[:3]), "(4, 3) (3, 3)"
+    yield name, lambda: apart(z, z[:1]), "(4, 3) (1, 3)"
+    yield name, lambda: apart(z[0], z[0]), "logits (n, K) (3,)"
+    yield name, lambda: apart(z[:, :1], z[:, :1]), "K ≥ 2 (4, 1)"
+    yield name, lambda: apart(z.long(), z.long()), "logits int64"
+    yield name, lambda: apart(z, z.long()), "logits int64"
+    yield name, lambda: apart(z.long(), z), "logits int64"
 
     yield from attacked("attacks.fgsm", attacks.fgsm)
     for keep in ("best", "first", "last"):
@@ -488,6 +635,15 @@ def table():
     yield name, lambda: pgd(keep=None), "best first last None"
     for size in (0, -0.1, NAN, INF):
         yield name, lambda size=size: pgd(step_size=size), f"step_size > 0 {size}"
+    for start, words in (
+        (torch.ones(4, 2), "start in Δ(x) outside Ball"),
+        (torch.zeros(2), "start like x (4, 2) (2,)"),
+        (torch.zeros(1, 2), "start like x (4, 2) (1, 2)"),
+        (torch.zeros(4, 2).double(), "start like x float32 float64"),
+        (torch.zeros(4, 2).long(), "start like x float32 int64"),
+        (torch.full((4, 2), NAN), "finite NaN"),
+    ):
+        yield name, lambda s=start: pgd(start=s), words
     name, apgd = "attacks.apgd", partial(attacks.apgd, net, x, labels, cube)
     yield name, lambda: apgd(steps=0), "steps ≥ 1 0"
     yield name, lambda: apgd(restarts=0), "restarts ≥ 1 0"
@@ -601,6 +757,19 @@ def table():
     yield "training.fit", lambda: fit(lr=NAN), "lr > 0 nan"
     yield "training.fit", lambda: fit(batch_size=0), "batch_size ≥ 1 =0"
 
+    for wrong, words in (
+        (lambda m, x, y: m(x), "(4,) (4, 1)"),
+        (lambda m, x, y: y - m(x), "(4,) (4, 4)"),
+        (lambda m, x, y: m(x).mean(), "(4,) ()"),
+        (lambda m, x, y: m(x)[:1, 0], "(4,) (1,)"),
+    ):
+        yield "training.fit", lambda f=wrong: fit(inner=f), f"inner {words}"
+    watch = {"clean": lambda m: 1.0}
+    yield "training.fit", lambda: fit(best="robust", watch=watch), "best watched ['clean'] 'robust'"
+    yield "training.fit", lambda: fit(best="robust"), "best watched [] 'robust'"
+    yield from of_inner_maxima()
+    yield from of_checkpoints()
+
     yield "training.reference", lambda: training.reference("best", tiny), "standard robust 'best'"
     yield "training.reference", lambda: training.reference(None, tiny), "standard robust None"
     yield (
@@ -619,6 +788,11 @@ def table():
     yield name, lambda: curve([0.2, 0.1]), "radii increasing [0.2, 0.1]"
     yield name, lambda: curve([-0.1, 0.1]), "eps ≥ 0 -0.1"
     yield name, lambda: curve([0.1, NAN]), "eps finite nan"
+    yield from of_tables()
+    yield from of_symptoms()
+    yield from of_landscapes()
+    for values in ((), (1.0, NAN), (INF,), (1.0, -INF)):
+        yield "evaluation.Spread", partial(evaluation.Spread, values), "finite numbers at least one"
     name = "evaluation.loss_along"
     yield name, lambda: along(x=x, y=labels), "one sample 4"
     yield name, lambda: along(x=x[:0], y=labels[:0]), "one sample 0"
@@ -668,6 +842,8 @@ HARMLESS = {
     "dual.runs",
     "dual.width",
     "evaluation.Rate",
+    "evaluation.Symptom",
+    "evaluation.Table",
     "exact.Certificates",
     "exact.Found",
     "exact.Margins",
@@ -684,6 +860,7 @@ HARMLESS = {
     "threat.Ball.of",  # indexes, and lets the errors of indexing through
     "threat.Region",
     "training.Epoch",
+    "training.progress",  # passes on what the run raises
     "widgets.Control",
     "widgets.Slider",
 }
@@ -728,3 +905,21 @@ def test_no_public_function_is_missing_from_the_table():
 def test_a_loss_that_is_not_finite_is_an_arithmetic_error_and_not_a_bad_argument():
     with pytest.raises(FloatingPointError, match="epoch 1"):
         fit(inner=lambda m, x, y: m(x).squeeze(1) / 0)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, NAN, INF])
+def test_a_step_size_that_goes_wrong_on_the_way_is_an_arithmetic_error_before_it_reaches_the_weights(
+    alpha,
+):
+    model = models.linear(2, 1)
+    before = model[1].weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="step size"):
+        fit(model=model, lr=lambda done: alpha)
+    assert torch.equal(model[1].weight, before)
+
+
+def test_a_best_that_is_not_a_number_is_an_arithmetic_error_and_other_names_may_be():
+    watch = {"a": lambda m: NAN, "b": lambda m: 1.0}
+    assert math.isnan(fit(watch=watch, best="b").watched["a"])
+    with pytest.raises(FloatingPointError, match="'a' became nan in epoch 1"):
+        fit(watch=watch, best="a")

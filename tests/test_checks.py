@@ -1,15 +1,29 @@
 """Checks that teach: right answers pass, tempting wrong ones are told their name, nothing raises."""
 
 import importlib
+import math
 import pkgutil
+from functools import partial
 
 import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from strategies import seeded
+from torch import nn
 
-from adv_lib import checks
-from adv_lib.checks import FAILS, NOT_ATTEMPTED, PASSES, Code, Exercise, Numbers, Verdict
+from adv_lib import attacks, checks, data, models, training
+from adv_lib.checks import (
+    FAILS,
+    NOT_ATTEMPTED,
+    PASSES,
+    Code,
+    Exercise,
+    Numbers,
+    Verdict,
+    adversarial_training,
+)
+from adv_lib.threat import Ball
 
 EXERCISES = {
     f"{module.name}.{name}": exercise
@@ -196,6 +210,102 @@ OPEN["duality.beat_crown"] = (
         ([1, -0.5, 1, 0.25], "try b > 0"),
         ([1, 0.5, 1, 0.75], "choose d"),
         ([1, 0.5, 1, -0.1], "choose d"),
+    ],
+)
+
+OPEN["adversarial_training.published"] = (
+    [
+        ["iterate", "converge", "another loss", "the whole defense"],
+        ("iterate", "converge", "another loss", "the whole defense"),
+    ],
+    [
+        ("iterate", "a list of 4"),
+        (["iterate", "converge", "another loss", "more"], "entry 4: expected one of"),
+        (["converge", "converge", "another loss", "the whole defense"], "shows one step only"),
+        (["iterate", "another loss", "another loss", "the whole defense"], "fell by 11 points"),
+        (["iterate", "converge", "converge", "the whole defense"], "more of its steps find nothing"),
+        (["iterate", "converge", "another loss", "another loss"], "was frozen"),
+    ],
+)
+OPEN["adversarial_training.step"] = (
+    [adversarial_training.step.reference],
+    [
+        *((wrong, sentence) for sentence, wrong in adversarial_training.step.mistakes.items()),
+        (3, "expected a function"),
+        (lambda model, x, y, eps, lr: model, "the parameters are as before"),
+        (partial(adversarial_training.step.reference, steps=3), "after your step a parameter is off by"),
+    ],
+)
+
+
+def evaluated(**mistakes):
+    """The evaluation of the exercise with some of its mistakes put back."""
+    return partial(adversarial_training._survive, **mistakes)
+
+
+def moves_statistics(model, x, y, eps, steps):
+    for statistic in model.buffers():
+        statistic += 1
+    return evaluated()(model, x, y, eps, steps)
+
+
+def leaves_eval_mode(model, x, y, eps, steps):
+    value = evaluated()(model, x, y, eps, steps)
+    model.eval()
+    return value
+
+
+OPEN["adversarial_training.honest"] = (
+    [evaluated(), lambda *case: torch.tensor(evaluated()(*case))],
+    [
+        *((evaluated(**m), sentence) for sentence, m in adversarial_training.honest.mistakes.items()),
+        (0.5, "expected a function"),
+        (lambda *case: None, "between 0 and 1, got None"),
+        (lambda *case: 50.0, "between 0 and 1, got 50.0"),
+        (moves_statistics, "has changed its statistics"),
+        (leaves_eval_mode, "no longer in its mode"),
+    ],
+)
+
+
+class Patient(nn.Module):
+    """A network with BatchNorm, trained on the digits at ε = 0.3 when it is first asked."""
+
+    def __init__(self, inner, epochs=30):
+        super().__init__()
+        self.inner, self.epochs, self.model = inner, epochs, None
+
+    def forward(self, x):
+        if self.model is None:
+            digits, draws = data.load("digits"), seeded(0)
+            flat, first, relu, second, *rest = models.mlp([64, 100, 100, 10], draws)
+            norms = nn.BatchNorm1d(100), nn.BatchNorm1d(100)
+            model = nn.Sequential(flat, first, norms[0], relu, second, norms[1], *rest)
+            settings = {"epochs": self.epochs, "lr": 0.2, "batch_size": 64, "generator": draws}
+            ball = Ball(math.inf, 0.3, (0, 1))
+            with torch.enable_grad():
+                list(training.fit(model, digits[:2], self.inner(ball, draws), **settings))
+            self.model = model.eval()
+        return self.model(x)
+
+
+PGD = partial(attacks.pgd, steps=5, keep="last")
+OPEN["adversarial_training.random_start"] = (
+    [Patient(training.fast)],
+    [
+        ("no network", "expected a network, got str"),
+        (models.mlp([64, 10]), "right on too few images"),
+        (Patient(lambda ball, draws: training.clean, epochs=2), "FGSM is not fooled"),
+        (Patient(lambda ball, draws: training.adversarial(PGD, ball)), "more robust than it should be"),
+    ],
+)
+OPEN["adversarial_training.ramp"] = (
+    [[0.1, 0.6], (0.05, 0.8)],
+    [
+        ([0.6, 0.1], "0 ≤ begin < end ≤ 1"),
+        ([0.1], "expected begin and end"),
+        ([0.0, 0.1], "collapsed"),
+        ([0.3, 1.0], "Give the ramp more of the run"),
     ],
 )
 

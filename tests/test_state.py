@@ -9,7 +9,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from strategies import BOX, ORDERS, generators
+from strategies import BOX, ORDERS, generators, seeded
 
 from adv_lib import (
     affine,
@@ -45,6 +45,13 @@ slopes = [torch.rand(layer.lower.shape, generator=g) for layer in plain]
 pieces, towards = affine.affine_pieces(net, (4,)), torch.randn(6, 2, 3, generator=g)
 
 
+start = 0.1 * torch.randn(6, 4, generator=g)
+
+
+def proof(model, x, y, ball):
+    return (bounds.margins(model, x, y, ball) > 0).all(1)
+
+
 def draw(value):
     return plt.figure(figsize=(1, 1))
 
@@ -52,6 +59,7 @@ def draw(value):
 CALLS = {
     "binary": lambda: data.binary(data.Data(x, labels, x, labels), 0, 2),
     "rate": lambda: evaluation.rate(y > 0),
+    "spread": lambda: (evaluation.Spread((1.0, 2.0)).interval, str(evaluation.Spread((1.0, 2.0)))),
     "images": lambda: plots.images(x.reshape(6, 1, 2, 2), list("abcdef"), signed=True),
     "circle": lambda: plots.circle(1.5),
     "slider": lambda: widgets.slider(draw, str, widgets.Control("v", [1, 2]), caption="c")._repr_html_(),
@@ -63,9 +71,14 @@ CALLS = {
     "log_odds": lambda: losses.log_odds(x[:, :3], labels),
     "loss_margin": lambda: losses.margin(x[:, :3], labels),
     "dlr": lambda: losses.dlr(x[:, :3], labels),
+    "divergence": lambda: losses.divergence(x[:, :3], x[:, 1:]),
     "targeted": lambda: losses.targeted(x[:, :3], labels, targets),
     "targeted_all": lambda: losses.targeted_all(x[:, :3], labels, targets),
     "loss_along": lambda: evaluation.loss_along(net, x[:1], labels[:1], [x[1:2]], eps),
+    "landscape": lambda: evaluation.landscape(net, x[:1], labels[:1], Ball(2, 0.1, BOX), eps),
+    "clean": lambda: training.clean(net, x, labels),
+    "fast": lambda: training.fast(Ball(math.inf, 0.1, BOX), seeded(0))(net, x, labels),
+    "ramp": lambda: training.Ramp(training.certified, cube).at(0.2)(net, x, labels),
     "square": lambda: attacks.square(net, x, labels, Ball(math.inf, eps, BOX), queries=10),
     "square images": lambda: attacks.square(
         models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
@@ -124,6 +137,18 @@ for p in ORDERS:
                 "certified": lambda ball=ball: linear.certified(W, B, x, labels, ball),
                 "bound": lambda ball=ball: linear.robust_cross_entropy_bound(W, B, x, labels, ball),
                 "at": lambda ball=ball: vars(ball.at(x)),
+                "pgd from a start": lambda ball=ball: attacks.pgd(
+                    net, x, labels, ball, steps=3, start=ball.project(start, x)
+                ),
+                "adversarial": lambda ball=ball: training.adversarial(attacks.fgsm, ball)(
+                    net, x, labels
+                ),
+                "trades": lambda ball=ball: training.trades(ball, seeded(0), steps=2)(net, x, labels),
+                "certified loss": lambda ball=ball: training.certified(ball)(net, x, labels),
+                "mixed": lambda ball=ball: training.mixed(training.certified(ball), 0.5)(net, x, labels),
+                "table": lambda ball=ball: vars(
+                    evaluation.table({"a": [net]}, x, labels, ball, {"b": attacks.fgsm}, {"c": proof})
+                ),
                 **{
                     f"layer bounds {m}": lambda ball=ball, m=m: bounds.pre_activations(net, x, ball, m)
                     for m in ("interval", *dual.SLOPES)
@@ -158,12 +183,17 @@ for p in ORDERS:
             }.items()
         }
 
+for p in ORDERS:
+    CALLS[f"masking p={p}"] = lambda p=p: [
+        tuple(symptom) for symptom in evaluation.masking(net, x, labels, Ball(p, eps, BOX), queries=5)
+    ]
+
 each = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 @each
 def test_arguments_keep_their_values_and_global_generators_their_state(call):
-    given = [x, y, w, b, W, B, labels, eps, targets, image, towards, *slopes, *net.parameters()]
+    given = [x, y, w, b, W, B, labels, eps, targets, image, towards, start, *slopes, *net.parameters()]
     given += [end for layer in plain for end in layer]
     before, state = [t.clone() for t in given], generators()
     call()
@@ -305,6 +335,7 @@ def state():
             dict(matplotlib.rcParams), list(warnings.filters)]
 before = state()
 import adv_lib.affine, adv_lib.attacks, adv_lib.bounds, adv_lib.checks.attacks
+import adv_lib.checks.adversarial_training, adv_lib.checks.duality, adv_lib.checks.exact_and_relaxed
 import adv_lib.checks.linear_models, adv_lib.conjugates, adv_lib.dual
 import adv_lib.data, adv_lib.evaluation, adv_lib.exact, adv_lib.linear, adv_lib.losses, adv_lib.models
 import adv_lib.plots, adv_lib.relaxation

@@ -3,8 +3,6 @@
 import itertools
 import math
 import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -232,6 +230,20 @@ def test_the_attack_of_trades_starts_at_noise_and_moves_the_prediction_away(p):
     assert (last > 100 * first).all()
 
 
+@pytest.mark.parametrize("p", ORDERS)
+def test_the_attack_of_trades_climbs_the_divergence_from_the_clean_prediction(p):
+    network, x, y, ball = problem(p=p, n=30, eps=1.0)
+    model = Asked(network)
+    training.trades(ball, seeded(0), steps=5)(model, x, y)
+    still, start = network(x).detach(), model.inputs[1] - x
+
+    def moved(z, y):
+        return nn.functional.kl_div(z.log_softmax(1), still.softmax(1), reduction="none").sum(1)
+
+    expected = attacks.pgd(network, x, y, ball, steps=5, start=start, loss=moved, keep="last")
+    torch.testing.assert_close(model.inputs[-1], x + expected)
+
+
 def test_trades_in_a_ball_of_size_0_is_the_clean_loss_and_fast_too():
     model, x, y, _ = problem()
     for p in ORDERS:
@@ -249,7 +261,7 @@ def test_fast_ends_in_the_ball_and_draws_from_its_generator(seed, p, box, eps):
     first, second = (inner(model, x, y) for model in models_asked[:2])
     again = training.fast(ball, seeded(seed))(models_asked[2], x, y)
     for model in models_asked:
-        start, end = model.inputs  # two passes
+        _, end = model.inputs  # two passes
         moved = end - x if box is None else end.clamp(*BOX) - x
         assert Ball(p, ball.eps * (1 + 1e-5) + 1e-6).contains(moved).all()
         assert box is None or torch.equal(end, end.clamp(*BOX))
@@ -514,9 +526,9 @@ def test_what_is_watched_is_measured_on_the_weights_after_each_epoch_in_eval_mod
 
 
 def test_watching_changes_no_weight_even_if_it_attacks():
-    trained = []
+    trained, data, ball = [], network_and_data()[1], Ball(2, 0.1, BOX)
     for watch in ({}, {"accuracy": lambda m: robust_accuracy(m, *data, ball, [PGD]).value}):
-        (model, data), ball = network_and_data(), Ball(2, 0.1, BOX)
+        model = network_and_data()[0]
         epochs = run(model, data, training.clean, watch=watch)
         trained.append(weights(model))
     assert torch.equal(*trained)
@@ -577,46 +589,45 @@ def killed_at(inner, call):
     return dies
 
 
-def scores():
-    """Something to watch that has its maximum in the middle and depends on the weights alone."""
-    return {"score": lambda m: -(weights(m).norm() - 4.0).abs()}
-
-
 def settings_of(best):
-    return {"epochs": 4, "lr": lambda done: 0.5 * (1 - done), "batch_size": 6, "best": best} | (
-        {"watch": scores()} if best else {}
+    """Four epochs, with a score of the weights that is largest where their size is `best`."""
+    score = {"score": lambda m: -(weights(m).norm() - best).abs()}
+    return {"epochs": 4, "lr": lambda done: 0.5 * (1 - done), "batch_size": 6} | (
+        {"watch": score, "best": "score"} if best else {}
     )
 
 
 SHARED = {name: INNERS[name] for name in ("clean", "pgd", "fast", "trades")}
 
 
-@pytest.mark.parametrize("best", [None, "score"])
-@pytest.mark.parametrize("call", [1, 4, 7, 16])  # in the first epoch, at the end of one, in the last batch
+@pytest.mark.parametrize("best", [None, 1, 2])
+@pytest.mark.parametrize("call", [1, 4, 7, 16])  # of 4 epochs of 4 batches
 @pytest.mark.parametrize("name", SHARED)
 def test_a_run_that_was_killed_goes_on_to_the_same_weights_bit_by_bit(name, call, best, tmp_path):
     data, ball, path = network_and_data()[1], Ball(math.inf, 0.1, BOX), tmp_path / "run.pt"
 
-    def start(seed, generator_seed, call=None, **more):
-        model, generator = network_and_data(seed=seed)[0], seeded(generator_seed)
+    def start(seed, best, call=None, **more):
+        model, generator = network_and_data(seed=seed)[0], seeded(seed)
         inner = SHARED[name](ball, generator)
         inner = killed_at(inner, call) if call else inner
-        return model, training.fit(
-            model, data, inner, generator=generator, **settings_of(best), **more
-        )
+        options = settings_of(best) | more
+        return model, training.fit(model, data, inner, generator=generator, **options)
 
-    model, whole = start(0, 0)
+    model, plain = start(0, None)
+    sizes = [weights(model).norm() for _ in plain]
+    best = sizes[best - 1].item() if best else None  # so that this epoch is the best
+    model, whole = start(0, best)
     whole, expected = list(whole), weights(model)
-    _, dying = start(0, 0, call, checkpoint=path)
-    before = []
+    _, dying = start(0, best, call, checkpoint=path)
     with pytest.raises(Killed):
-        before.extend(epoch for epoch in dying)
-    again = 1 if call <= 4 else 0  # nothing was written: then only the same start leads to the same end
-    model, rest = start(0 if again else 8, 0 if again else 9, checkpoint=str(path))
+        list(dying)
+    # where nothing was written only the same start leads to the same end
+    model, rest = start(8 if call > 4 else 0, best, checkpoint=str(path))
     rest = list(rest)
     assert [epoch.number for epoch in rest] == list(range((call - 1) // 4 + 1, 5))
     assert rest == whole[-len(rest) :]
     assert torch.equal(weights(model), expected)
+    assert best is None or weights(model).norm().item() == pytest.approx(best)
 
 
 def test_a_run_with_statistics_and_a_ramp_goes_on_to_the_same_weights_after_every_epoch(tmp_path):
@@ -640,7 +651,7 @@ def test_a_run_with_statistics_and_a_ramp_goes_on_to_the_same_weights_after_ever
         assert same(list(other.state_dict().values()), list(model.state_dict().values()))
 
 
-@pytest.mark.parametrize("best", [None, "score"])
+@pytest.mark.parametrize("best", [None, 3.0])
 def test_a_run_that_is_over_is_not_run_again_and_gives_its_weights(best, tmp_path):
     (model, data), path = network_and_data(), tmp_path / "run.pt"
     run(model, data, training.clean, checkpoint=path, **settings_of(best))
@@ -672,9 +683,9 @@ OTHERS = {
 @pytest.mark.parametrize("changed", OTHERS.values(), ids=OTHERS)
 def test_the_checkpoint_of_another_run_is_refused_before_it_touches_the_model(changed, tmp_path):
     path, generator = tmp_path / "run.pt", seeded(1)
-    run(*network_and_data(), training.clean, checkpoint=path, **settings_of("score"))
+    run(*network_and_data(), training.clean, checkpoint=path, **settings_of(3.0))
     model, (x, y) = network_and_data(seed=1)
-    options = settings_of("score") | changed
+    options = settings_of(3.0) | changed
     n = options.pop("n", 20)
     before, written = weights(model), path.read_bytes()
     with pytest.raises(ValueError, match=r"run\.pt"):
@@ -694,17 +705,13 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_befor
         os.truncate(file, 100)
         raise OSError("no space left")
 
-    epochs = training.fit(
-        network_and_data()[0], data, training.clean, epochs=3, lr=0.1, checkpoint=path
-    )
+    epochs = training.fit(network_and_data()[0], data, training.clean, epochs=3, lr=0.1, checkpoint=path)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
         with pytest.raises(OSError, match="no space left"):
             next(epochs)
         assert not path.exists()
-    epochs = training.fit(
-        network_and_data()[0], data, training.clean, epochs=3, lr=0.1, checkpoint=path
-    )
+    epochs = training.fit(network_and_data()[0], data, training.clean, epochs=3, lr=0.1, checkpoint=path)
     next(epochs)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
@@ -717,17 +724,19 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_befor
 
 # ---- a bar that shows how far it is ----
 
+SIZE = {"size": lambda m: weights(m).norm()}
+
 
 def test_with_a_bar_the_epochs_are_the_same_and_the_bar_goes_away(capsys):
     model, data = network_and_data()
-    plain = run(model, data, training.clean, watch=scores())
+    plain = run(model, data, training.clean, watch=SIZE)
     model, data = network_and_data()
-    epochs = training.fit(model, data, training.clean, epochs=3, lr=0.1, watch=scores())
+    epochs = training.fit(model, data, training.clean, epochs=3, lr=0.1, watch=SIZE)
     assert list(training.progress(epochs, 3)) == plain
     shown = capsys.readouterr()
     assert shown.out == ""
     assert f"loss={plain[0].loss:.3f}" in shown.err
-    assert f"score={plain[-1].watched['score']:.3f}" in shown.err
+    assert f"size={plain[-1].watched['size']:.3f}" in shown.err
     assert shown.err.split("\r")[-1].strip() == ""
 
 
@@ -756,15 +765,14 @@ def test_a_bar_that_is_left_early_stops_the_run_and_goes_away(capsys):
     assert capsys.readouterr().err.split("\r")[-1].strip() == ""
 
 
-def test_with_the_bar_switched_off_nothing_is_written():
-    program = """
-from adv_lib.training import Epoch, progress
-epochs = [Epoch(1, 0.5, {"score": 1.0}), Epoch(2, 0.4, {"score": 2.0})]
-assert list(progress(iter(epochs), 2)) == epochs
-"""
-    off = os.environ | {"TQDM_DISABLE": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=off, capture_output=True, check=True)
-    assert done.stdout == done.stderr == b""
+@pytest.mark.parametrize(("value", "hidden"), [("1", True), ("True", True), ("0", False), ("", False)])
+def test_with_the_bar_switched_off_nothing_is_written(value, hidden, monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", value)
+    epochs = [training.Epoch(1, 0.5, {"score": 1.0}), training.Epoch(2, 0.4, {"score": 2.0})]
+    assert list(training.progress(iter(epochs), 2)) == epochs
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert (shown.err == "") == hidden
 
 
 # ---- the networks that every chapter means ----

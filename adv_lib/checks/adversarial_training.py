@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .. import attacks, bounds, data, evaluation, models, training
 from ..threat import Ball
-from . import Code, Exercise, Numbers, Words, _tensor
+from . import Exercise, Numbers, Words, _tensor
 
 # ---- by hand ----
 
@@ -93,8 +93,13 @@ def _step(model, x, y, eps, lr, *, reduction="mean", down=1, clear=True, **inner
 
 
 @dataclass(frozen=True)
-class _Step(Code):
+class _Step(Exercise):
     """The answer changes a network in place: what is compared are its parameters afterwards."""
+
+    reference: Callable
+    cases: Sequence[tuple]
+    mistakes: Mapping[str, Callable]
+    praise: str
 
     def examine(self, answer: Callable) -> str | None:
         if not callable(answer):
@@ -265,7 +270,7 @@ _REASONS = {
 
 
 class _Honest(Exercise):
-    praise = "and now that the number may be believed: which attack have you not tried?"
+    praise = "and a number that may be believed is still the number of one attack."
     mistakes = _REASONS
 
     def examine(self, answer: Callable) -> str | None:
