@@ -165,7 +165,7 @@ def student_copy(chapter, tmp_path_factory):
     copy = nbformat.from_dict(chapter_cells.to_student(chapter))
     folder = str(tmp_path_factory.mktemp("student"))
     client = NotebookClient(
-        copy, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
+        copy, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
     )
     return client.execute()
 
