@@ -300,12 +300,14 @@ OPEN["adversarial_training.random_start"] = (
     ],
 )
 OPEN["adversarial_training.ramp"] = (
-    [[0.1, 0.6], (0.05, 0.8)],
+    [[0.1, 0.4], (0.2, 0.5)],
     [
         ([0.6, 0.1], "0 ≤ begin < end ≤ 1"),
         ([0.1], "expected begin and end"),
+        ([0.1, 0.6], "may take 0.3 of the run, yours takes 0.5"),
         ([0.0, 0.1], "collapsed"),
-        ([0.3, 1.0], "Give the ramp more of the run"),
+        ([0.0, 0.3], "before the network knows anything"),
+        ([0.6, 0.9], "too late to learn at it"),
     ],
 )
 

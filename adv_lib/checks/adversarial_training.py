@@ -130,6 +130,8 @@ def _after(step: Callable, case: tuple) -> Tensor:
     """The parameters of a copy of the network, as one vector, after a step."""
     model, *rest = case
     model = copy.deepcopy(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)  # what an earlier step has left
     step(model, *(v.clone() if isinstance(v, Tensor) else v for v in rest))
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
@@ -164,12 +166,14 @@ step = _Step(
         "Clear them (model.zero_grad()), or take the inner gradient with torch.autograd.grad.": partial(
             _step, keep_graph=True, clear=False
         ),
+        "What an earlier step left in the parameters' .grad is added to your gradient: call "
+        "model.zero_grad() before backward().": partial(_step, clear=False),
         "You minimise the sum over the batch. The formula has the mean.": partial(
             _step, reduction="sum"
         ),
         "You took one inner step; it is five of size eps/2.": partial(_step, steps=1),
     },
-    praise="that is adversarial training; the rest of the book changes the inner loop only.",
+    praise="that is adversarial training. All other ways of this chapter change the inner loop only.",
 )
 
 # ---- break it: a random start ----
@@ -230,11 +234,12 @@ def _judged() -> list[tuple[str, nn.Module, Tensor, Tensor, float, int]]:
         ("a linear network behind BatchNorm, left in training mode", batch.train(), x, own, 0.2, 20),
         ("a network that is wrong in a thin slab", slab, x, labels, 0.1, 8),
         ("the same network, more steps", slab, x, labels, 0.1, 40),
+        ("the same network, one step", slab, x, labels, 0.1, 1),
     ]
 
 
 def _survive(
-    model, x, y, eps, steps, *, size=None, taken=None, last=False, mode=True, box=True
+    model, x, y, eps, steps, *, size=None, taken=None, judge="all", mode=True, box=True
 ) -> float:
     """The robust accuracy by steps of the gradient's sign; each option is a mistake of the exercise."""
     was, statistics = model.training, copy.deepcopy(model.state_dict())
@@ -244,7 +249,7 @@ def _survive(
     for i in range(taken + 1):
         at = (x + delta).requires_grad_()
         z = model(at)
-        if not last or i == taken:
+        if {"all": True, "last": i == taken, "moved": i > 0, "not the last": i < taken}[judge]:
             right &= z.argmax(1) == y
         (gradient,) = torch.autograd.grad(F.cross_entropy(z, y), at)
         delta = (delta + size * gradient.sign()).clamp(-eps, eps)
@@ -258,13 +263,19 @@ def _survive(
 _REASONS = {
     "In training mode BatchNorm subtracts the mean of the batch, and with it what all attacked images "
     "have in common. Call model.eval() first.": {"mode": False},
+    "The start is a point of the run as well: judge it.": {"judge": "moved"},
     "Only the last point of a run counts with you. A sample is broken if any point breaks it.": {
-        "last": True
+        "judge": "last"
+    },
+    "The point after the last step is not judged: a loop over the steps sees where each begins.": {
+        "judge": "not the last"
     },
     "Five steps of 0.01 go no farther than 0.05. Take `steps` steps of 2.5 eps / steps.": {
         "size": 0.01,
         "taken": 5,
     },
+    "The step is 2.5 eps / steps. Steps of 0.01 may not get anywhere.": {"size": 0.01},
+    "Take all the steps, not five of them.": {"taken": 5},
     "Your images leave [0, 1]: clamp x + delta as well.": {"box": False},
 }
 
@@ -308,13 +319,17 @@ class _RampOrCollapse(Exercise):
         pair = _tensor(answer)
         if pair is None or pair.shape != (2,) or not 0 <= pair[0] < pair[1] <= 1:
             return f"expected begin and end with 0 ≤ begin < end ≤ 1, got {answer!r}."
+        if pair[1] - pair[0] > 0.3 + 1e-6:
+            return f"the ramp may take 0.3 of the run, yours takes {pair[1] - pair[0]:.2g}."
         safe, right = _interval_trained(*pair.tolist())
         said = f"{safe:.0f} % proved safe, {right:.0f} % right"
         if safe >= 50:
             return None
         if right < 30:
-            return f"{said}: it has collapsed to one answer for all images. Let ε grow more slowly."
-        return f"{said}: half of the images should be proved safe. Give the ramp more of the run."
+            return f"{said}: it has collapsed to one answer for all images. Let ε grow later."
+        if pair[0] < 0.1:
+            return f"{said}, and half should be proved: ε grows before the network knows anything."
+        return f"{said}, and half should be proved: the full ε comes too late to learn at it."
 
 
 def _interval_trained(begin: float, end: float) -> tuple[float, float]:
