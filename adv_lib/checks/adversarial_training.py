@@ -208,7 +208,7 @@ random_start = _Fooled()
 
 
 class _Slab(nn.Module):
-    """Wrong in a thin slab of inputs only: an attack of long steps jumps over it, to and fro."""
+    """Wrong in a thin slab of inputs only: an attack of long steps jumps over it, back and forth."""
 
     def __init__(self):
         super().__init__()
