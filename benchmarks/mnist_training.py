@@ -37,8 +37,8 @@ Published by Kolter & Madry 2018,
 [chapter 4](https://adversarial-ml-tutorial.org/adversarial_examples/): the convnet of the book, trained
 for ℓ∞ with ε = {eps:g} in pixels of [0, 1], no box, on all {train:,} images in batches of 100. Errors on
 all {test:,} test images; one seed. *PGD-trained*: 20 steps of 0.01 an image. The published run takes 10
-epochs, ours {pgd_epochs}, because a CPU needs {pgd_minutes:.0f} minutes for them in one thread: a smaller
-budget, so the numbers are not expected to meet. *Interval-trained*: {interval_epochs} epochs,
+epochs, ours {pgd_epochs}, because a CPU needs {pgd_minutes:.0f} minutes for them in one thread: less, so
+the numbers are not expected to meet. *Interval-trained*: {interval_epochs} epochs,
 {interval_minutes:.0f} minutes; ε is 0 for the first two epochs and grows up to the end of the sixth. In
 both our step size falls from 0.1 to 0 in a straight line; schedules are ours. Command:
 `make bench PART=training`.
