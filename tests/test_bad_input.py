@@ -561,7 +561,8 @@ def of_symptoms():
     yield name, lambda: masking(net, x, labels, Ball(INF, 0.1)), "ball with a box"
     yield name, lambda: masking(net, x, labels, cube, queries=0), "queries ≥ 1 0"
     W = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, -1.0]])
-    deaf = partial(masking, lambda v: (v > 0.5).float() @ W, x, labels, cube)
+    right = torch.tensor([[0.9, 0.2], [0.2, 0.9]]), torch.tensor([0, 1])  # or no attack is asked
+    deaf = partial(masking, lambda v: (v > 0.5).float() @ W, *right, cube)
     yield name, deaf, "does not depend on x autograd"
     yield name, lambda: deaf(partial(attacks.square, queries=5)), "does not depend on x autograd"
 

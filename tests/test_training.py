@@ -727,7 +727,13 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_befor
 SIZE = {"size": lambda m: weights(m).norm()}
 
 
-def test_with_a_bar_the_epochs_are_the_same_and_the_bar_goes_away(capsys):
+@pytest.fixture
+def bars(monkeypatch):
+    """`make test` hides all bars."""
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+
+
+def test_with_a_bar_the_epochs_are_the_same_and_the_bar_goes_away(bars, capsys):
     model, data = network_and_data()
     plain = run(model, data, training.clean, watch=SIZE)
     model, data = network_and_data()
@@ -740,7 +746,7 @@ def test_with_a_bar_the_epochs_are_the_same_and_the_bar_goes_away(capsys):
     assert shown.err.split("\r")[-1].strip() == ""
 
 
-def test_the_bar_of_a_run_that_goes_on_begins_where_it_was(tmp_path, capsys):
+def test_the_bar_of_a_run_that_goes_on_begins_where_it_was(bars, tmp_path, capsys):
     path, (model, data) = tmp_path / "run.pt", network_and_data()
     options = {"epochs": 4, "lr": 0.1, "checkpoint": path}
     first = list(itertools.islice(training.fit(model, data, training.clean, **options), 2))
@@ -753,7 +759,7 @@ def test_the_bar_of_a_run_that_goes_on_begins_where_it_was(tmp_path, capsys):
     assert list(training.progress(over, 4)) == []
 
 
-def test_a_bar_that_is_left_early_stops_the_run_and_goes_away(capsys):
+def test_a_bar_that_is_left_early_stops_the_run_and_goes_away(bars, capsys):
     model, data = network_and_data()
     seen = []
     for epoch in training.progress(training.fit(model, data, training.clean, epochs=9, lr=0.1), 9):
