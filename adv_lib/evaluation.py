@@ -210,7 +210,7 @@ class Table:
         columns = known if columns is None else columns
         if isinstance(columns, str) or not set(columns) <= set(known):
             raise ValueError(f"expected a list of some of the columns {known}, got {columns!r}")
-        lines = [["", *columns, *more], ["---", *("---:" for _ in (*columns, *more))]]
+        lines = [["model", *columns, *more], ["---", *("---:" for _ in (*columns, *more))]]
         for model in self.right:
             cells = [self.percent(model, column) for column in columns]
             lines.append(
