@@ -471,7 +471,7 @@ def test_a_table_reads_in_percent_with_the_spread_over_the_seeds():
     text = got.markdown(**{"CPU s": seconds})
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     assert lines == [
-        ["", "clean", "worst", "CPU s"],
+        ["model", "clean", "worst", "CPU s"],
         ["---", "---:", "---:", "---:"],
         ["standard", "87.5 ± 17.7", "0.0 ± 0.0", "1.0 ± 0.0"],
         ["robust", "100.0 ± 0.0", "37.5 ± 17.7", "3.0 ± 1.4"],
