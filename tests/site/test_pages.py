@@ -111,6 +111,11 @@ def test_the_mathematics_is_set_and_none_is_left_raw(opened):
     assert re.findall(r".{0,40}(?:\$\$|\\\(|\\\[|\$\\).{0,40}", prose) == []
 
 
+def test_no_table_is_left_as_text(opened):
+    texts = opened.page.eval_on_selector_all("main p", "all => all.map(p => p.textContent)")
+    assert [text for text in texts if re.search(r"\|\s*[-—]+:?\s*\|", text)] == []
+
+
 def test_no_theorem_exercise_or_solution_is_empty(opened):
     boxes = opened.page.eval_on_selector_all(
         "main :is(.proof, .exercise, details)", "all => all.map(box => box.innerText)"
