@@ -127,6 +127,16 @@ def mixed(inner: Inner, share: float) -> Inner:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """An inner maximum that changes along the run: `at(t)` is the one when a part t of it is done.
+
+    at: a number from 0 to 1 → Inner; it is called for every batch.
+    """
+
+    at: Callable[[float], Inner]
+
+
+@dataclass(frozen=True)
 class Ramp:
     """An inner maximum over a ball that grows: 0 until `begin`, then in a straight line to ε at `end`.
 
@@ -164,11 +174,13 @@ class Epoch(NamedTuple):
 def fit(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
-    inner: Inner | Ramp,
+    inner: Inner | Ramp | Schedule,
     *,
     epochs: int,
     lr: float | Callable[[float], float],
     batch_size: int = 100,
+    momentum: float = 0.0,
+    normalise: bool = False,
     generator: torch.Generator | None = None,
     watch: Mapping[str, Callable[[nn.Module], float]] | None = None,
     best: str | None = None,
@@ -176,11 +188,15 @@ def fit(
 ) -> Iterator[Epoch]:
     """Minimise the mean of inner(model, x, y) over the data by stochastic gradient descent, in place.
 
-    θ ← θ − lr ∇_θ (1/|B|) Σ_{(x,y)∈B} inner(θ, x, y), one batch B after the other.
+    v ← momentum · v + ∇_θ (1/|B|) Σ_{(x,y)∈B} inner(θ, x, y) and θ ← θ − lr · v, one batch B after the
+    other, from v = 0.
 
     data:  inputs (n, *shape) and labels (n,), on the device of the model.
-    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it, or a `Ramp` of them.
+    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it, or a `Ramp` or
+           `Schedule` of them.
     lr:    the step size, or a function of the part of the run that is done, from 0 to 1.
+    momentum: in [0, 1).
+    normalise: divide each batch's gradient by its ℓ2 norm over all parameters, unless that is 0.
     generator: shuffles the batches; None means a fresh one seeded 0.
     watch: what to measure after each epoch: names, and functions of the model (in eval mode).
     best:  one of those names: the run ends with the weights of the epoch where it was largest, the
@@ -194,26 +210,27 @@ def fit(
     x, y = data
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"data must be as many inputs as labels, got {len(x)} and {len(y)}")
-    if epochs < 0 or batch_size < 1 or not (callable(lr) or lr > 0):
+    if epochs < 0 or batch_size < 1 or not (callable(lr) or lr > 0) or not 0 <= momentum < 1:
         raise ValueError(
-            "expected epochs ≥ 0, batch_size ≥ 1 and lr > 0, "
-            f"got epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}"
+            "expected epochs ≥ 0, batch_size ≥ 1, lr > 0 and 0 ≤ momentum < 1, "
+            f"got epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}, momentum={momentum!r}"
         )
     watch = watch or {}
     if best is not None and best not in watch:
         raise ValueError(f"expected best to be one of what is watched, {list(watch)}, got {best!r}")
     generator = generator or torch.Generator().manual_seed(0)
-    kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, generator)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=momentum)
+    kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, optimizer, generator)
     settings = [int(epochs), "varies" if callable(lr) else float(lr), int(batch_size), len(x), best]
+    settings += [float(momentum), bool(normalise)]
     over, record = kept.resume(settings) if kept else (0, None)
-    optimizer = torch.optim.SGD(model.parameters())
     for number in range(over + 1, epochs + 1):
         order = torch.randperm(len(x), generator=generator, device=generator.device)
         batches = order.to(x.device).split(batch_size)
         total = 0.0
         for i, batch in enumerate(batches):
             done = (number - 1 + i / len(batches)) / epochs
-            loss_of = inner.at(done) if isinstance(inner, Ramp) else inner
+            loss_of = inner.at(done) if isinstance(inner, Ramp | Schedule) else inner
             values = loss_of(model, x[batch], y[batch])
             if values.shape != batch.shape:
                 raise ValueError(f"expected an inner {tuple(batch.shape)}, got {tuple(values.shape)}")
@@ -224,6 +241,8 @@ def fit(
                 )
             optimizer.zero_grad()
             loss.backward()
+            if normalise:
+                _normalise(model)
             optimizer.param_groups[0]["lr"] = alpha
             optimizer.step()
             total += loss.item() * len(batch)
@@ -238,6 +257,14 @@ def fit(
         if kept:
             kept.save(settings, number, record)
         yield Epoch(number, total / len(x), watched)
+
+
+def _normalise(model: nn.Module) -> None:
+    """Divide the gradient of all parameters together by its ℓ2 norm, in place, unless that is 0."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    size = nn.utils.get_total_norm(gradients)
+    if size > 0:
+        torch._foreach_div_(gradients, size)
 
 
 def progress(run: Iterator[Epoch], epochs: int) -> Iterator[Epoch]:
@@ -263,6 +290,7 @@ class _Checkpoint:
 
     path: Path
     model: nn.Module
+    optimizer: torch.optim.Optimizer
     generator: torch.Generator
 
     def __post_init__(self):
@@ -272,19 +300,20 @@ class _Checkpoint:
     def save(self, settings: list, number: int, record: tuple | None) -> None:
         half = self.path.with_name(self.path.name + ".part")
         state = {"settings": settings, "epoch": number, "record": record}
-        torch.save(
-            state | {"model": self.model.state_dict(), "generator": self.generator.get_state()}, half
-        )
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state | {"generator": self.generator.get_state()}, half)
         half.replace(self.path)
 
     def resume(self, settings: list) -> tuple[int, tuple | None]:
-        """Put the model and the generator where the file says.  Returns the epochs done, the record."""
+        """Put what takes part where the file says.  Returns the epochs done, the record."""
         if not self.path.exists():
             return 0, None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             shapes = [(name, value.shape) for name, value in state["model"].items()]
-            of, number, record, drawn = (state[k] for k in ("settings", "epoch", "record", "generator"))
+            of, number, record, steps, drawn = (
+                state[k] for k in ("settings", "epoch", "record", "optimizer", "generator")
+            )
         except Exception as error:  # torch.load raises whatever it stumbles over
             raise ValueError(f"{self.path} is not a checkpoint of fit") from error
         if of != settings or shapes != [
@@ -292,9 +321,10 @@ class _Checkpoint:
         ]:
             raise ValueError(
                 f"{self.path} is the checkpoint of another network, or of a run with epochs, lr, "
-                f"batch_size, samples and best {of}, expected {settings}"
+                f"batch_size, samples, best, momentum and normalise {of}, expected {settings}"
             )
         self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(steps)
         self.generator.set_state(drawn)
         return number, record
 

@@ -1,0 +1,301 @@
+"""The slope of a maximum, and the direction in which it falls fastest.
+
+φ(θ) = max_{δ∈S} g(θ, δ) has kinks where several δ attain it. There its slope in a direction γ is the
+largest of theirs (Danskin's theorem), D_γφ(θ) = max_{δ∈S*(θ)} ⟨γ, ∇_θ g(θ, δ)⟩, and −∇_θ g(θ, δ) for
+one of them need not lead down. The direction that falls fastest does: it is opposite to the shortest
+vector in the convex hull of all their gradients. `ddd` trains with it.
+
+Source: Danskin 1966; Latorre et al. 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import attacks, losses
+from .threat import Ball
+
+GRID = 1001  # points of an interval at which g is tried before it is looked at more closely
+STATIONARY = 1e-6  # a shortest vector below this part of the longest gradient counts as 0
+
+
+# ---- the slope of a maximum ----
+
+
+def maximisers(
+    g: Callable[[Tensor, Tensor], Tensor],
+    theta: Tensor,
+    S: Tensor | tuple[float, float],
+    tolerance: float = 1e-9,
+) -> Tensor:
+    """S*(θ): the δ ∈ S at which g(θ, δ) is within `tolerance` · max(1, |φ(θ)|) of φ(θ) = max_δ g(θ, δ).
+
+    g: (θ, δ (m, *shape)) → (m,), for a batch of δ.  theta: any shape.
+    S: a finite set, (m, *shape), or the ends of an interval: there δ is (m,), and peaks narrower than a
+       thousandth of the interval may be missed. Every δ that is returned is at least a local maximum.
+    Returns (k, *shape), k ≥ 1.  Raises ValueError for an empty S, and for g that is not (m,) or NaN.
+    """
+    if isinstance(S, Tensor):
+        delta, values = S, _values(g, theta, S)
+    else:
+        delta, values = _peaks(g, theta, *S)
+    top = values.max()
+    return delta[values >= top - tolerance * top.abs().clamp(min=1)]
+
+
+def directional_derivative(
+    g: Callable[[Tensor, Tensor], Tensor],
+    theta: Tensor,
+    gamma: Tensor,
+    S: Tensor | tuple[float, float],
+    tolerance: float = 1e-9,
+) -> Tensor:
+    """D_γφ(θ) = max_{δ∈S*(θ)} ⟨γ, ∇_θ g(θ, δ)⟩, the one-sided slope of φ(θ) = max_{δ∈S} g(θ, δ).
+
+    gamma: like theta; its length counts.  Other arguments and errors as for `maximisers`; g(·, δ) must
+    be differentiable. Near a kink, farther from it than `tolerance` lets one see, this is the slope of
+    the piece that leads.
+    Returns a number ().  Source: Danskin 1966, Theorem 1.
+    """
+    if gamma.shape != theta.shape or gamma.dtype != theta.dtype:
+        raise ValueError(
+            f"expected gamma like theta, {theta.dtype} {tuple(theta.shape)}, "
+            f"got {gamma.dtype} {tuple(gamma.shape)}"
+        )
+    delta = maximisers(g, theta, S, tolerance)
+    _, slopes = torch.func.jvp(lambda at: g(at, delta), (theta.detach(),), (gamma.detach(),))
+    return slopes.max()
+
+
+def _values(g: Callable[[Tensor, Tensor], Tensor], theta: Tensor, delta: Tensor) -> Tensor:
+    """g(θ, δ) for a batch of δ, without a gradient."""
+    if len(delta) == 0:
+        raise ValueError("expected at least one δ, got an empty set")
+    with torch.no_grad():
+        values = g(theta, delta)
+    if values.shape != delta.shape[:1] or bool(values.isnan().any()):
+        raise ValueError(
+            f"expected g to return ({len(delta)},) numbers, one a δ, got {tuple(values.shape)}"
+            + (" with NaN" if bool(values.isnan().any()) else "")
+        )
+    return values
+
+
+def _peaks(
+    g: Callable[[Tensor, Tensor], Tensor], theta: Tensor, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """The local maxima of g(θ, ·) on [low, high], by a grid, then ever finer ones around them."""
+    if not -np.inf < low <= high < np.inf:
+        raise ValueError(f"expected an interval of finite ends low ≤ high, got {low!r} and {high!r}")
+    delta = torch.linspace(low, high, GRID, dtype=theta.dtype, device=theta.device)
+    values, step = _values(g, theta, delta), (high - low) / (GRID - 1)
+    edge = values.new_tensor([-torch.inf])
+    around = torch.stack([torch.cat([edge, values[:-1]]), torch.cat([values[1:], edge])])
+    delta = delta[(values >= around).all(0)]
+    offsets = torch.linspace(-1, 1, 9, dtype=theta.dtype, device=theta.device)
+    for _ in range(25):  # each round divides the step by 4
+        near = (delta[:, None] + step * offsets).clamp(low, high)
+        values, best = _values(g, theta, near.flatten()).view_as(near).max(1)
+        delta, step = near.gather(1, best[:, None])[:, 0], step / 4
+    return delta, values
+
+
+# ---- the direction in which it falls fastest ----
+
+
+def min_norm_point(gradients: Tensor) -> Tensor:
+    """α ∈ argmin ‖Σ_i α_i g_i‖² over the simplex: which mixture of the gradients is shortest. Exact.
+
+    gradients: (m, *shape), one g_i a row.  Returns weights α (m,), α ≥ 0, Σ α_i = 1.
+    Raises ValueError unless there is at least one gradient, and all are finite.
+    Source: Wolfe 1976 (the problem); Haskell & Hanson 1981 (its form as least squares).
+    """
+    rows = _finite_rows(gradients, "gradients (m, *shape)").flatten(1)
+    if rows.shape[1] <= len(rows):
+        columns = rows.detach().double().cpu().numpy().T
+        return _weights(columns / (np.abs(columns).max() or 1.0)).to(gradients)
+    return min_norm_weights(rows.double() @ rows.double().T).to(gradients)
+
+
+def min_norm_weights(gram: Tensor) -> Tensor:
+    """`min_norm_point` of gradients of which only the inner products are known.
+
+    gram: (m, m), ⟨g_i, g_j⟩; symmetric, with no negative eigenvalue but for rounding.
+    Returns weights (m,).  Raises ValueError unless it is square, not empty and finite.
+    """
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
+        raise ValueError(f"expected inner products (m, m), got {tuple(gram.shape)}")
+    G = _finite_rows(gram, "inner products (m, m)").detach().double().cpu().numpy()
+    G = G / (G.diagonal().max() or 1.0)
+    try:
+        root = np.linalg.cholesky(G).T
+    except np.linalg.LinAlgError:  # some gradients depend on others
+        values, vectors = np.linalg.eigh(G)
+        root = np.sqrt(values.clip(min=0))[:, None] * vectors.T
+    return _weights(root).to(gram)
+
+
+def _weights(M: np.ndarray) -> Tensor:
+    """argmin ‖Mα‖² over the simplex, by nonnegative least squares: min ‖Mw‖² + (Σw − 1)² over w ≥ 0.
+
+    With w = sα and Σα = 1 the best s leaves ‖Mα‖² / (1 + ‖Mα‖²), which grows with ‖Mα‖²: so the
+    directions agree, without a penalty that would have to be large.
+    """
+    from scipy.optimize import nnls
+
+    w, _ = nnls(np.vstack([M, np.ones(M.shape[1])]), np.append(np.zeros(len(M)), 1.0))
+    return torch.from_numpy(w / w.sum())
+
+
+def descent_direction(gradients: Tensor) -> Tensor:
+    """γ* = −Σα_i g_i / ‖Σα_i g_i‖, the unit vector in which max_i ⟨γ, g_i⟩ is smallest, or 0.
+
+    Its slope is max_i ⟨γ*, g_i⟩ = −‖Σα_i g_i‖ < 0. If the shortest mixture is shorter than 1e-6 of the
+    longest gradient, it counts as 0: no direction leads down, and this returns 0.
+
+    gradients: (m, *shape), those of all maximisers.  Returns (*shape).
+    Raises ValueError as `min_norm_point`.  Source: Latorre et al. 2023, Theorem 2.
+    """
+    shortest = torch.tensordot(min_norm_point(gradients), gradients, 1)
+    size = torch.linalg.vector_norm(shortest)
+    longest = torch.linalg.vector_norm(gradients.flatten(1), dim=1).max()
+    return -shortest / size if size > STATIONARY * longest else torch.zeros_like(shortest)
+
+
+def product_weights(gram: Tensor, parts: int, *, tolerance: float = 1e-4, steps: int = 1000) -> Tensor:
+    """argmin ‖(1/s) Σ_j Σ_i α_ij g_ij‖² with each column of α in a simplex: s parts that choose alone.
+
+    The hull of all m^s averages (1/s) Σ_j g_{i_j j}, one gradient a part, without listing one of them.
+    Frank–Wolfe: the best vertex of a product takes, in every part, the gradient with the smallest
+    product with the present mixture; then an exact line search. It ends when moving on can lower the
+    square by at most `tolerance` of the largest ‖g_ij‖²/s, or after so many steps.
+
+    gram: (m·s, m·s), inner products of the g_ij; i changes slowest.  parts: s.
+    Returns weights (m, s).  Raises ValueError as `min_norm_weights`, and if s does not divide.
+    Source: Lacoste-Julien et al. 2013 (the product); Jaggi 2013 (the gap).
+    """
+    if parts < 1 or gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) % parts:
+        raise ValueError(
+            f"expected parts ≥ 1 and inner products (m·parts, m·parts), "
+            f"got {parts!r} and {tuple(gram.shape)}"
+        )
+    G = _finite_rows(gram, "inner products").detach().double().cpu().numpy() / parts**2
+    m, enough = len(G) // parts, tolerance * G.diagonal().max() * parts
+    alpha, columns = np.full((m, parts), 1 / m), np.arange(parts)
+    for _ in range(steps):
+        slope = (G @ alpha.ravel()).reshape(m, parts)
+        towards = -alpha
+        towards[slope.argmin(0), columns] += 1
+        gap = -(slope * towards).sum()
+        if 2 * gap <= enough:
+            break
+        bend = towards.ravel() @ G @ towards.ravel()
+        alpha = alpha + min(1.0, gap / bend) * towards
+    return torch.from_numpy(alpha).to(gram)
+
+
+def _finite_rows(rows: Tensor, what: str) -> Tensor:
+    if rows.ndim < 1 or len(rows) == 0 or not rows.is_floating_point():
+        raise ValueError(f"expected {what}, at least one, got {rows.dtype} {tuple(rows.shape)}")
+    if not bool(rows.isfinite().all()):
+        raise ValueError(f"expected finite {what}, got NaN or infinity")
+    return rows
+
+
+# ---- training with it ----
+
+
+def perturbations(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    m: int,
+    generator: torch.Generator,
+    *,
+    steps: int = 10,
+) -> Tensor:
+    """m near-maximisers of the loss for every sample: `attacks.pgd` from δ = 0 and from random points.
+
+    All m · n attacks run as one batch. With m = 1 that is the attack of adversarial training.
+    ball: with one ε for all.  Returns δ (m, n, *shape).
+    """
+    every = x.repeat(m, *[1] * (x.ndim - 1))
+    start = torch.cat([torch.zeros_like(x), ball.sample(every[len(x) :], generator)])
+    delta = attacks.pgd(model, every, y.repeat(m), ball, steps=steps, start=start, keep="last")
+    return delta.view(m, *x.shape)
+
+
+def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """⟨∇_θ ℓ_i, ∇_θ ℓ_j⟩ for the mean losses ℓ_i of r batches, and the loss of every sample.
+
+    x: (r, b, *shape), y: (r, b).  Each batch goes through the model by itself, as BatchNorm wants it;
+    statistics that the model keeps become the mean of what the r batches made of them.
+    A layer's r gradients are dropped as soon as their products are added up, so never more than one
+    layer's are held.
+    Returns (r, r) in float64, and the cross-entropies (r, b), which can be differentiated once more.
+    """
+    r, products = len(x), torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
+
+    def add(gradients: Tensor) -> None:
+        rows = gradients.flatten(1).double()
+        products.addmm_(rows, rows.T)
+
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    copies = {name: p.expand(r, *p.shape) for name, p in own.items()}
+    kept = {name: b.expand(r, *b.shape).clone() for name, b in model.named_buffers()}
+    watched = [copy.register_hook(add) for copy in copies.values()]
+
+    def logits(copies: dict, kept: dict, x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, (copies, kept), (x,))
+
+    z = torch.func.vmap(logits, randomness="different")(copies, kept, x)
+    values = losses.cross_entropy(z.flatten(0, 1), y.flatten()).view(y.shape)
+    torch.autograd.grad(values.mean(1).sum(), list(own.values()), retain_graph=True)
+    for hook in watched:
+        hook.remove()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name].double().mean(0))
+    return products, values
+
+
+def ddd(
+    ball: Ball, generator: torch.Generator, m: int = 10, *, steps: int = 10, parts: int = 1
+) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """Danskin's descent direction, as the inner maximum of `training.fit`: Σ_i α_i ℓ(f(x + δ⁽ⁱ⁾), y).
+
+    The weights α are those of the shortest mixture of the m gradients, and are held still: so the
+    gradient of the mean over the batch is that mixture, Mα. Normalised steps: `fit(normalise=True)`.
+
+    m:     perturbations a sample (`perturbations`); 1 is adversarial training.
+    steps: those of the attack.
+    parts: into how many equal parts the batch falls (at most; as many as divide it). Each part has
+           weights of its own (`product_weights`): 1 is the published algorithm, n gives every sample
+           its own. More parts mean more choice, m^parts batches out of m · parts gradients. BatchNorm
+           sees each part alone.
+    Returns (model, x (n, *shape), y (n,)) → (n,).
+    Raises ValueError for an ε for each sample, m, steps or parts out of range.
+    Source: Latorre et al. 2023, algorithm 1; the parts are our reading of its combinatorial batches.
+    """
+    if isinstance(ball.eps, Tensor) or generator is None or m < 1 or steps < 1 or parts < 1:
+        raise ValueError(
+            "expected one number eps, a generator, and m, steps and parts of at least 1, "
+            f"got {ball.eps!r}, {generator!r}, {m!r}, {steps!r} and {parts!r}"
+        )
+
+    def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        moved = x + perturbations(model, x, y, ball, m, generator, steps=steps)
+        if m == 1:
+            return losses.cross_entropy(model(moved[0]), y)
+        s = max(k for k in range(1, min(parts, len(x)) + 1) if len(x) % k == 0)
+        rows = moved.reshape(m * s, len(x) // s, *x.shape[1:])
+        products, values = gram(model, rows, y.repeat(m).view(rows.shape[:2]))
+        alpha = min_norm_weights(products)[:, None] if s == 1 else product_weights(products, s)
+        return (alpha.to(values)[:, :, None] * values.view(m, s, -1)).sum(0).flatten()
+
+    return inner
