@@ -97,6 +97,7 @@ def _peaks(
     around = torch.stack([torch.cat([edge, values[:-1]]), torch.cat([values[1:], edge])])
     delta = delta[(values >= around).all(0)]
     offsets = torch.linspace(-1, 1, 9, dtype=theta.dtype, device=theta.device)
+    offsets = offsets[offsets.abs().argsort(stable=True)]  # of equal values the middle one stays
     for _ in range(25):  # each round divides the step by 4
         near = (delta[:, None] + step * offsets).clamp(low, high)
         values, best = _values(g, theta, near.flatten()).view_as(near).max(1)
