@@ -67,8 +67,14 @@ def directional_derivative(
             f"got {gamma.dtype} {tuple(gamma.shape)}"
         )
     delta = maximisers(g, theta, S, tolerance)
-    _, slopes = torch.func.jvp(lambda at: g(at, delta), (theta.detach(),), (gamma.detach(),))
-    return slopes.max()
+    with torch.inference_mode(False), torch.enable_grad():
+        at = theta.detach().clone().requires_grad_()
+        values, each = (
+            g(at, delta.clone()),
+            torch.eye(len(delta), dtype=theta.dtype, device=theta.device),
+        )
+        (gradients,) = torch.autograd.grad(values, at, each, is_grads_batched=True)
+    return torch.tensordot(gradients, gamma.detach(), gamma.ndim).max()
 
 
 def _values(g: Callable[[Tensor, Tensor], Tensor], theta: Tensor, delta: Tensor) -> Tensor:
@@ -115,11 +121,10 @@ def min_norm_point(gradients: Tensor) -> Tensor:
     Raises ValueError unless there is at least one gradient, and all are finite.
     Source: Wolfe 1976 (the problem); Haskell & Hanson 1981 (its form as least squares).
     """
-    rows = _finite_rows(gradients, "gradients (m, *shape)").flatten(1)
-    if rows.shape[1] <= len(rows):
-        columns = rows.detach().double().cpu().numpy().T
-        return _weights(columns / (np.abs(columns).max() or 1.0)).to(gradients)
-    return min_norm_weights(rows.double() @ rows.double().T).to(gradients)
+    rows = _finite(gradients, "gradients (m, *shape)")
+    rows = rows.reshape(len(rows), -1)
+    M = rows.T if rows.shape[1] <= len(rows) else _root(rows @ rows.T)
+    return torch.from_numpy(_weights(M)).to(gradients)
 
 
 def min_norm_weights(gram: Tensor) -> Tensor:
@@ -128,19 +133,19 @@ def min_norm_weights(gram: Tensor) -> Tensor:
     gram: (m, m), ⟨g_i, g_j⟩; symmetric, with no negative eigenvalue but for rounding.
     Returns weights (m,).  Raises ValueError unless it is square, not empty and finite.
     """
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
-        raise ValueError(f"expected inner products (m, m), got {tuple(gram.shape)}")
-    G = _finite_rows(gram, "inner products (m, m)").detach().double().cpu().numpy()
-    G = G / (G.diagonal().max() or 1.0)
+    return torch.from_numpy(_weights(_root(_square(gram, 1)))).to(gram)
+
+
+def _root(G: np.ndarray) -> np.ndarray:
+    """R with RᵀR = G."""
     try:
-        root = np.linalg.cholesky(G).T
+        return np.linalg.cholesky(G).T
     except np.linalg.LinAlgError:  # some gradients depend on others
         values, vectors = np.linalg.eigh(G)
-        root = np.sqrt(values.clip(min=0))[:, None] * vectors.T
-    return _weights(root).to(gram)
+        return np.sqrt(values.clip(min=0))[:, None] * vectors.T
 
 
-def _weights(M: np.ndarray) -> Tensor:
+def _weights(M: np.ndarray) -> np.ndarray:
     """argmin ‖Mα‖² over the simplex, by nonnegative least squares: min ‖Mw‖² + (Σw − 1)² over w ≥ 0.
 
     With w = sα and Σα = 1 the best s leaves ‖Mα‖² / (1 + ‖Mα‖²), which grows with ‖Mα‖²: so the
@@ -148,8 +153,12 @@ def _weights(M: np.ndarray) -> Tensor:
     """
     from scipy.optimize import nnls
 
-    w, _ = nnls(np.vstack([M, np.ones(M.shape[1])]), np.append(np.zeros(len(M)), 1.0))
-    return torch.from_numpy(w / w.sum())
+    A = np.empty((len(M) + 1, M.shape[1]))
+    A[:-1], A[-1] = M / (np.abs(M).max() or 1.0), 1
+    goal = np.zeros(len(A))
+    goal[-1] = 1
+    w, _ = nnls(A, goal)
+    return w / w.sum()
 
 
 def descent_direction(gradients: Tensor) -> Tensor:
@@ -179,12 +188,9 @@ def product_weights(gram: Tensor, parts: int, *, tolerance: float = 1e-4, steps:
     Returns weights (m, s).  Raises ValueError as `min_norm_weights`, and if s does not divide.
     Source: Lacoste-Julien et al. 2013 (the product); Jaggi 2013 (the gap).
     """
-    if parts < 1 or gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) % parts:
-        raise ValueError(
-            f"expected parts ≥ 1 and inner products (m·parts, m·parts), "
-            f"got {parts!r} and {tuple(gram.shape)}"
-        )
-    G = _finite_rows(gram, "inner products").detach().double().cpu().numpy() / parts**2
+    if parts < 1:
+        raise ValueError(f"expected parts ≥ 1, got {parts!r}")
+    G = _square(gram, parts) / parts**2
     m, enough = len(G) // parts, tolerance * G.diagonal().max() * parts
     alpha, columns = np.full((m, parts), 1 / m), np.arange(parts)
     for _ in range(steps):
@@ -199,12 +205,22 @@ def product_weights(gram: Tensor, parts: int, *, tolerance: float = 1e-4, steps:
     return torch.from_numpy(alpha).to(gram)
 
 
-def _finite_rows(rows: Tensor, what: str) -> Tensor:
-    if rows.ndim < 1 or len(rows) == 0 or not rows.is_floating_point():
-        raise ValueError(f"expected {what}, at least one, got {rows.dtype} {tuple(rows.shape)}")
-    if not bool(rows.isfinite().all()):
+def _square(gram: Tensor, parts: int) -> np.ndarray:
+    """Inner products, of so many gradients that `parts` divides their number."""
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) % parts:
+        of = "m" if parts == 1 else f"m·{parts}"
+        raise ValueError(f"expected inner products ({of}, {of}), got {tuple(gram.shape)}")
+    return _finite(gram, "inner products")
+
+
+def _finite(values: Tensor, what: str) -> np.ndarray:
+    """In float64; not empty, and without NaN."""
+    if values.ndim < 1 or values.numel() == 0 or not values.is_floating_point():
+        raise ValueError(f"expected {what}, at least one, got {values.dtype} {tuple(values.shape)}")
+    array = values.detach().double().cpu().numpy()
+    if not np.isfinite(array).all():
         raise ValueError(f"expected finite {what}, got NaN or infinity")
-    return rows
+    return array
 
 
 # ---- training with it ----
@@ -223,8 +239,10 @@ def perturbations(
     """m near-maximisers of the loss for every sample: `attacks.pgd` from δ = 0 and from random points.
 
     All m · n attacks run as one batch. With m = 1 that is the attack of adversarial training.
-    ball: with one ε for all.  Returns δ (m, n, *shape).
+    ball: with one ε for all.  generator: draws the points; on the device of x.  steps: of each attack.
+    Returns δ (m, n, *shape).  Raises ValueError as `ddd`, and what `attacks.pgd` raises.
     """
+    _check_draws(ball, generator, m, steps)
     every = x.repeat(m, *[1] * (x.ndim - 1))
     start = torch.cat([torch.zeros_like(x), ball.sample(every[len(x) :], generator)])
     delta = attacks.pgd(model, every, y.repeat(m), ball, steps=steps, start=start, keep="last")
@@ -235,33 +253,40 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """⟨∇_θ ℓ_i, ∇_θ ℓ_j⟩ for the mean losses ℓ_i of r batches, and the loss of every sample.
 
     x: (r, b, *shape), y: (r, b).  Each batch goes through the model by itself, as BatchNorm wants it;
-    statistics that the model keeps become the mean of what the r batches made of them.
+    statistics that the model keeps move by the mean of what the r batches would move them.
     A layer's r gradients are dropped as soon as their products are added up, so never more than one
     layer's are held.
     Returns (r, r) in float64, and the cross-entropies (r, b), which can be differentiated once more.
+    Raises ValueError for shapes that do not fit, and for a model without parameters to differentiate.
     """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if x.ndim < 2 or y.shape != x.shape[:2] or y.numel() == 0 or not own:
+        raise ValueError(
+            "expected x (r, b, *shape), y (r, b) and a model with parameters that require a gradient, "
+            f"got {tuple(x.shape)}, {tuple(y.shape)} and {len(own)} of them"
+        )
     r, products = len(x), torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
 
     def add(gradients: Tensor) -> None:
         rows = gradients.flatten(1).double()
         products.addmm_(rows, rows.T)
 
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    copies = {name: p.expand(r, *p.shape) for name, p in own.items()}
-    kept = {name: b.expand(r, *b.shape).clone() for name, b in model.named_buffers()}
-    watched = [copy.register_hook(add) for copy in copies.values()]
-
     def logits(copies: dict, kept: dict, x: Tensor) -> Tensor:
         return torch.func.functional_call(model, (copies, kept), (x,))
 
-    z = torch.func.vmap(logits, randomness="different")(copies, kept, x)
-    values = losses.cross_entropy(z.flatten(0, 1), y.flatten()).view(y.shape)
-    torch.autograd.grad(values.mean(1).sum(), list(own.values()), retain_graph=True)
-    for hook in watched:
+    with torch.inference_mode(False), torch.enable_grad():
+        x, y = x.clone(), y.clone()
+        copies = {name: p.expand(r, *p.shape) for name, p in own.items()}
+        kept = {name: b.expand(r, *b.shape).clone() for name, b in model.named_buffers()}
+        watched = [copy.register_hook(add) for copy in copies.values()]
+        z = torch.func.vmap(logits, randomness="different")(copies, kept, x)
+        values = losses.cross_entropy(z.flatten(0, 1), y.flatten()).view(y.shape)
+        torch.autograd.grad(values.mean(1).sum(), list(own.values()), retain_graph=True)
+    for hook in watched:  # so that differentiating once more adds nothing
         hook.remove()
     with torch.no_grad():
         for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name].double().mean(0))
+            buffer += (kept[name] - buffer).double().mean(0).to(buffer)
     return products, values
 
 
@@ -283,11 +308,9 @@ def ddd(
     Raises ValueError for an ε for each sample, m, steps or parts out of range.
     Source: Latorre et al. 2023, algorithm 1; the parts are our reading of its combinatorial batches.
     """
-    if isinstance(ball.eps, Tensor) or generator is None or m < 1 or steps < 1 or parts < 1:
-        raise ValueError(
-            "expected one number eps, a generator, and m, steps and parts of at least 1, "
-            f"got {ball.eps!r}, {generator!r}, {m!r}, {steps!r} and {parts!r}"
-        )
+    _check_draws(ball, generator, m, steps)
+    if parts < 1:
+        raise ValueError(f"expected parts ≥ 1, got {parts!r}")
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         moved = x + perturbations(model, x, y, ball, m, generator, steps=steps)
@@ -300,3 +323,11 @@ def ddd(
         return (alpha.to(values)[:, :, None] * values.view(m, s, -1)).sum(0).flatten()
 
     return inner
+
+
+def _check_draws(ball: Ball, generator: torch.Generator, m: int, steps: int) -> None:
+    if isinstance(ball.eps, Tensor) or generator is None or m < 1 or steps < 1:
+        raise ValueError(
+            "expected one number eps, a generator, and m and steps of at least 1, "
+            f"got {ball.eps!r}, {generator!r}, {m!r} and {steps!r}"
+        )
