@@ -170,10 +170,12 @@ def descent_direction(gradients: Tensor) -> Tensor:
     gradients: (m, *shape), those of all maximisers.  Returns (*shape).
     Raises ValueError as `min_norm_point`.  Source: Latorre et al. 2023, Theorem 2.
     """
-    shortest = torch.tensordot(min_norm_point(gradients), gradients, 1)
+    rows = gradients.double()
+    shortest = torch.tensordot(min_norm_point(rows), rows, 1)
     size = torch.linalg.vector_norm(shortest)
-    longest = torch.linalg.vector_norm(gradients.flatten(1), dim=1).max()
-    return -shortest / size if size > STATIONARY * longest else torch.zeros_like(shortest)
+    longest = torch.linalg.vector_norm(rows.reshape(len(rows), -1), dim=1).max()
+    gamma = -shortest / size if size > STATIONARY * longest else torch.zeros_like(shortest)
+    return gamma.to(gradients)
 
 
 def product_weights(gram: Tensor, parts: int, *, tolerance: float = 1e-4, steps: int = 1000) -> Tensor:
@@ -217,7 +219,7 @@ def _finite(values: Tensor, what: str) -> np.ndarray:
     """In float64; not empty, and without NaN."""
     if values.ndim < 1 or values.numel() == 0 or not values.is_floating_point():
         raise ValueError(f"expected {what}, at least one, got {values.dtype} {tuple(values.shape)}")
-    array = values.detach().double().cpu().numpy()
+    array = values.detach().cpu().double().numpy()
     if not np.isfinite(array).all():
         raise ValueError(f"expected finite {what}, got NaN or infinity")
     return array
@@ -265,23 +267,24 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             "expected x (r, b, *shape), y (r, b) and a model with parameters that require a gradient, "
             f"got {tuple(x.shape)}, {tuple(y.shape)} and {len(own)} of them"
         )
-    r, products = len(x), torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
 
     def add(gradients: Tensor) -> None:
-        rows = gradients.flatten(1).double()
+        rows = gradients.reshape(len(gradients), -1).double()
         products.addmm_(rows, rows.T)
 
     def logits(copies: dict, kept: dict, x: Tensor) -> Tensor:
         return torch.func.functional_call(model, (copies, kept), (x,))
 
     with torch.inference_mode(False), torch.enable_grad():
-        x, y = x.clone(), y.clone()
+        x, y, r = x.clone(), y.clone(), len(x)
+        products = torch.zeros(r, r, dtype=torch.float64, device=x.device)
         copies = {name: p.expand(r, *p.shape) for name, p in own.items()}
         kept = {name: b.expand(r, *b.shape).clone() for name, b in model.named_buffers()}
         watched = [copy.register_hook(add) for copy in copies.values()]
         z = torch.func.vmap(logits, randomness="different")(copies, kept, x)
         values = losses.cross_entropy(z.flatten(0, 1), y.flatten()).view(y.shape)
-        torch.autograd.grad(values.mean(1).sum(), list(own.values()), retain_graph=True)
+        slope = values.mean(1).sum()
+        torch.autograd.grad(slope, list(own.values()), retain_graph=True, allow_unused=True)
     for hook in watched:  # so that differentiating once more adds nothing
         hook.remove()
     with torch.no_grad():
