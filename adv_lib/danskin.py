@@ -170,8 +170,8 @@ def descent_direction(gradients: Tensor) -> Tensor:
     gradients: (m, *shape), those of all maximisers.  Returns (*shape).
     Raises ValueError as `min_norm_point`.  Source: Latorre et al. 2023, Theorem 2.
     """
-    rows = gradients.double()
-    shortest = torch.tensordot(min_norm_point(rows), rows, 1)
+    alpha, rows = min_norm_point(gradients).double(), gradients.double()
+    shortest = torch.tensordot(alpha, rows, 1)
     size = torch.linalg.vector_norm(shortest)
     longest = torch.linalg.vector_norm(rows.reshape(len(rows), -1), dim=1).max()
     gamma = -shortest / size if size > STATIONARY * longest else torch.zeros_like(shortest)

@@ -21,6 +21,7 @@ from adv_lib import (
     attacks,
     bounds,
     conjugates,
+    danskin,
     data,
     dual,
     evaluation,
@@ -485,6 +486,77 @@ def of_inner_maxima():
         yield "training.Ramp", ramp, f"0 ≤ begin < end ≤ 1 {begin} {end}"
 
 
+def of_slopes():
+    """What is no function of a batch of δ, no set of δ, no direction, no gradients."""
+
+    def g(theta, delta):
+        return delta * theta[0]
+
+    theta, S = torch.ones(2), torch.linspace(0, 1, 3)
+    for name, call in (
+        ("danskin.maximisers", danskin.maximisers),
+        ("danskin.directional_derivative", lambda g, t, S: danskin.directional_derivative(g, t, t, S)),
+    ):
+        yield name, lambda c=call: c(g, theta, S[:0]), "at least one δ empty"
+        yield name, lambda c=call: c(lambda t, d: t, theta, S), "(3,) numbers (2,)"
+        yield name, lambda c=call: c(lambda t, d: d * NAN, theta, S), "NaN"
+        for ends in ((1.0, 0.0), (0.0, INF), (NAN, 1.0)):
+            low, high = ends
+            words = f"low ≤ high {low} {high}"
+            yield name, lambda c=call, e=ends: c(g, theta, e), words
+    slope = partial(danskin.directional_derivative, g, theta, S=S)
+    yield "danskin.directional_derivative", lambda: slope(gamma=torch.ones(3)), "gamma (2,) (3,)"
+    yield "danskin.directional_derivative", lambda: slope(gamma=theta.double()), "float32 float64"
+
+    for function in (danskin.min_norm_point, danskin.descent_direction):
+        name = f"danskin.{function.__name__}"
+        yield name, lambda f=function: f(torch.zeros(0, 3)), "(m, *shape) at least one (0, 3)"
+        yield name, lambda f=function: f(torch.tensor(1.0)), "(m, *shape) ()"
+        yield name, lambda f=function: f(torch.ones(2, 3, dtype=torch.int64)), "gradients int64"
+        yield name, lambda f=function: f(with_entry(x, NAN)), "finite NaN"
+        yield name, lambda f=function: f(with_entry(x, INF)), "finite infinity"
+    for name, call in (
+        ("min_norm_weights", danskin.min_norm_weights),
+        ("product_weights", lambda gram: danskin.product_weights(gram, 1)),
+    ):
+        yield f"danskin.{name}", lambda c=call: c(torch.ones(2, 3)), "products (m, m) (2, 3)"
+        yield f"danskin.{name}", lambda c=call: c(torch.ones(3)), "products (m, m) (3,)"
+        yield f"danskin.{name}", lambda c=call: c(torch.ones(0, 0)), "at least one (0, 0)"
+        yield f"danskin.{name}", lambda c=call: c(NAN * torch.eye(2)), "finite NaN"
+    weights = danskin.product_weights
+    yield "danskin.product_weights", lambda: weights(torch.eye(4), 3), "(m·3, m·3) (4, 4)"
+    yield "danskin.product_weights", lambda: weights(torch.eye(4), 0), "parts ≥ 1 0"
+
+
+def of_ddd():
+    """Arguments that the attacks and gradients of DDD do not take."""
+    g = torch.Generator().manual_seed(0)
+    draw = partial(danskin.perturbations, net, x, labels)
+    for name, call in (("danskin.perturbations", draw), ("danskin.ddd", danskin.ddd)):
+
+        def call(ball=cube, m=2, generator=g, call=call, name=name, **options):
+            order = (ball, generator, m) if name == "danskin.ddd" else (ball, m, generator)
+            call(*order, **options)
+
+        yield name, lambda c=call: c(m=0), "m at least 1 0"
+        yield name, lambda c=call: c(steps=0), "steps at least 1 0"
+        yield name, lambda c=call: c(generator=None), "a generator None"
+        yield name, lambda c=call: c(ball=Ball(2, torch.ones(4))), "one number eps tensor"
+        yield name, lambda c=call: c(ball=Ball(2, -1)), "eps ≥ 0 -1"
+    yield "danskin.ddd", lambda: danskin.ddd(cube, g, parts=0), "parts ≥ 1 0"
+    for m in (1, 2):
+        inner = danskin.ddd(cube, g, m)
+        yield "danskin.ddd", lambda f=inner: f(net, x, labels + 1), "0 2"
+        yield "danskin.ddd", lambda f=inner: f(net, x + 1, labels), "x must lie in the box"
+        yield "danskin.ddd", lambda f=inner: f(net, x, labels[:3]), "labels"
+    rows, both = x.view(2, 2, 2), labels.view(2, 2)
+    yield "danskin.gram", lambda: danskin.gram(net, rows, labels), "(r, b, *shape) (2, 2, 2) (4,)"
+    yield "danskin.gram", lambda: danskin.gram(net, rows[:0], both[:0]), "(r, b, *shape) (0, 2, 2)"
+    yield "danskin.gram", lambda: danskin.gram(net, rows, both + 1), "0 2"
+    still = models.mlp([2, 3]).requires_grad_(False)
+    yield "danskin.gram", lambda: danskin.gram(still, rows, both), "require a gradient 0 of them"
+
+
 def of_checkpoints():
     """Files that no run goes on from, and folders that hold none."""
     folder = Path(tempfile.mkdtemp())
@@ -757,6 +829,9 @@ def table():
     yield "training.fit", lambda: fit(lr=0), "lr > 0 lr=0"
     yield "training.fit", lambda: fit(lr=NAN), "lr > 0 nan"
     yield "training.fit", lambda: fit(batch_size=0), "batch_size ≥ 1 =0"
+    for momentum in (-0.1, 1.0, NAN):
+        words = f"0 ≤ momentum < 1 momentum={momentum}"
+        yield "training.fit", lambda m=momentum: fit(momentum=m), words
 
     for wrong, words in (
         (lambda m, x, y: m(x), "(4,) (4, 1)"),
@@ -770,6 +845,8 @@ def table():
     yield "training.fit", lambda: fit(best="robust"), "best watched [] 'robust'"
     yield from of_inner_maxima()
     yield from of_checkpoints()
+    yield from of_slopes()
+    yield from of_ddd()
 
     yield "training.reference", lambda: training.reference("best", tiny), "standard robust 'best'"
     yield "training.reference", lambda: training.reference(None, tiny), "standard robust None"
@@ -861,6 +938,7 @@ HARMLESS = {
     "threat.Ball.of",  # indexes, and lets the errors of indexing through
     "threat.Region",
     "training.Epoch",
+    "training.Schedule",  # only holds a function, and lets its errors through
     "training.progress",  # passes on what the run raises
     "widgets.Control",
     "widgets.Slider",

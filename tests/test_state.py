@@ -16,6 +16,7 @@ from adv_lib import (
     attacks,
     bounds,
     conjugates,
+    danskin,
     data,
     dual,
     evaluation,
@@ -79,6 +80,19 @@ CALLS = {
     "clean": lambda: training.clean(net, x, labels),
     "fast": lambda: training.fast(Ball(math.inf, 0.1, BOX), seeded(0))(net, x, labels),
     "ramp": lambda: training.Ramp(training.certified, cube).at(0.2)(net, x, labels),
+    "ddd": lambda: danskin.ddd(Ball(math.inf, 0.1, BOX), seeded(0), 3, parts=2)(net, x, labels),
+    "perturbations": lambda: danskin.perturbations(net, x, labels, Ball(2, 0.1, BOX), 3, seeded(0)),
+    "gram": lambda: danskin.gram(net, x.view(2, 3, 4), labels.view(2, 3)),
+    "maximisers": lambda: danskin.maximisers(
+        lambda theta, delta: torch.cos(delta) + theta[0], w, (-1.0, 7.0)
+    ),
+    "directional_derivative": lambda: danskin.directional_derivative(
+        lambda theta, delta: delta @ theta, w, W[0], x
+    ),
+    "min_norm_point": lambda: danskin.min_norm_point(W),
+    "min_norm_weights": lambda: danskin.min_norm_weights(W @ W.T),
+    "product_weights": lambda: danskin.product_weights(x @ x.T, 3),
+    "descent_direction": lambda: danskin.descent_direction(W),
     "square": lambda: attacks.square(net, x, labels, Ball(math.inf, eps, BOX), queries=10),
     "square images": lambda: attacks.square(
         models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10

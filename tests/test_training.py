@@ -13,7 +13,7 @@ from strategies import BOX, ORDERS, entries, generators, inputs, orders, problem
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from adv_lib import attacks, bounds, exact, linear, losses, models, training
+from adv_lib import attacks, bounds, danskin, exact, linear, losses, models, training
 from adv_lib.data import Data
 from adv_lib.evaluation import robust_accuracy
 from adv_lib.threat import Ball
@@ -153,6 +153,7 @@ INNERS = {  # (ball, generator) → inner
     "trades": lambda ball, generator: training.trades(ball, generator, 2.0, steps=4),
     "certified": lambda ball, generator: training.certified(ball),
     "mixed": lambda ball, generator: training.mixed(training.adversarial(PGD, ball), 0.5),
+    "ddd": lambda ball, generator: danskin.ddd(ball, generator, 3, steps=2),
 }
 each_inner = pytest.mark.parametrize("make", INNERS.values(), ids=INNERS)
 box_or_none = st.sampled_from((None, BOX))
@@ -301,8 +302,8 @@ def test_every_inner_maximum_is_one_number_a_sample_that_does_not_depend_on_the_
     model, x, y, ball = problem()
     whole = make(ball, seeded(0))(model, x, y)
     assert whole.shape == (6,)
-    if make in (INNERS["fast"], INNERS["trades"]):
-        return  # these draw
+    if make in (INNERS["fast"], INNERS["trades"], INNERS["ddd"]):
+        return  # these draw, and ddd mixes what the whole batch says
     for i in range(6):
         alone = make(ball, seeded(0))(model, x[i : i + 1], y[i : i + 1])
         torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-9)
@@ -469,6 +470,70 @@ def test_a_ramped_loss_goes_from_the_clean_one_to_that_of_the_whole_ball(name):
         assert all((b >= a).all() for a, b in itertools.pairwise(losses_on_the_way))
 
 
+def test_a_run_asks_a_schedule_for_the_part_of_the_run_that_is_done():
+    model, x, y, _ = problem(n=10)
+    asked = []
+
+    def at(done):
+        asked.append(done)
+        return lambda model, x, y: 0 * training.clean(model, x, y) + done
+
+    epochs = run(model, (x, y), training.Schedule(at), epochs=2, batch_size=2)
+    assert asked == pytest.approx([i / 10 for i in range(10)])
+    assert [epoch.loss for epoch in epochs] == pytest.approx([0.2, 0.7])
+
+
+# ---- momentum, and steps of a given length ----
+
+
+def batches_seen(inner):
+    """The same inner maximum, and the batches that it was asked for."""
+    seen = []
+    return seen, lambda model, x, y: seen.append((x, y)) or inner(model, x, y)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_step_goes_along_the_gradients_so_far_weighted_by_powers_of_the_momentum(momentum, normalise):
+    """v ← μ v + g, θ ← θ − lr v, g divided by its norm over all parameters if that is asked."""
+    model, data = network_and_data()
+    by_hand = network_and_data()[0]
+    seen, inner = batches_seen(training.clean)
+    options = {"lr": lambda done: 0.3 * (1 - done), "batch_size": 6, "epochs": 2}
+    run(model, data, inner, momentum=momentum, normalise=normalise, **options)
+    v = torch.zeros_like(weights(by_hand))
+    for i, (x, y) in enumerate(seen):
+        parts = torch.autograd.grad(training.clean(by_hand, x, y).mean(), list(by_hand.parameters()))
+        g = torch.cat([part.flatten() for part in parts])
+        v = momentum * v + (g / g.norm() if normalise else g)
+        moved = weights(by_hand) - 0.3 * (1 - i / len(seen)) * v
+        nn.utils.vector_to_parameters(moved, by_hand.parameters())
+    assert len(seen) == 8
+    torch.testing.assert_close(weights(model), weights(by_hand))
+
+
+def test_a_normalised_step_is_as_long_as_lr_says_whatever_the_loss_is_multiplied_by():
+    for factor in (1e-6, 1.0, 1e6):
+        model, (x, y) = network_and_data()
+        before = weights(model)
+        run(
+            model,
+            (x, y),
+            lambda m, x, y, c=factor: c * training.clean(m, x, y),
+            epochs=1,
+            batch_size=len(x),
+            normalise=True,
+        )
+        assert (weights(model) - before).norm().item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_where_the_gradient_is_0_a_normalised_step_stays():
+    model, data = network_and_data()
+    before = weights(model)
+    run(model, data, lambda m, x, y: 0 * training.clean(m, x, y), normalise=True)
+    assert torch.equal(weights(model), before)
+
+
 # ---- the step size, what is watched, and the best ----
 
 
@@ -597,7 +662,7 @@ def settings_of(best):
     )
 
 
-SHARED = {name: INNERS[name] for name in ("clean", "pgd", "fast", "trades")}
+SHARED = {name: INNERS[name] for name in ("clean", "pgd", "fast", "trades", "ddd")}
 
 
 @pytest.mark.parametrize("best", [None, 1, 2])
@@ -651,6 +716,20 @@ def test_a_run_with_statistics_and_a_ramp_goes_on_to_the_same_weights_after_ever
         assert same(list(other.state_dict().values()), list(model.state_dict().values()))
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_run_with_momentum_goes_on_to_the_same_weights_after_every_epoch(normalise, tmp_path):
+    options = settings_of(None) | {"momentum": 0.9, "normalise": normalise}
+    model, data = network_and_data()
+    run(model, data, training.clean, **options)
+    for epochs in range(1, 4):
+        path = tmp_path / f"{epochs}.pt"
+        first = training.fit(network_and_data()[0], data, training.clean, checkpoint=path, **options)
+        list(itertools.islice(first, epochs))
+        other = network_and_data(seed=1)[0]
+        run(other, data, training.clean, checkpoint=path, **options)
+        assert torch.equal(weights(other), weights(model))
+
+
 @pytest.mark.parametrize("best", [None, 3.0])
 def test_a_run_that_is_over_is_not_run_again_and_gives_its_weights(best, tmp_path):
     (model, data), path = network_and_data(), tmp_path / "run.pt"
@@ -676,6 +755,8 @@ OTHERS = {
     "a step size": {"lr": 0.2},
     "batches": {"batch_size": 5},
     "best": {"best": None},
+    "momentum": {"momentum": 0.5},
+    "normalised": {"normalise": True},
     "data": {"n": 19},
 }
 
