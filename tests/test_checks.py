@@ -311,6 +311,40 @@ OPEN["adversarial_training.ramp"] = (
     ],
 )
 
+OPEN["danskin.by_hand"] = (
+    [
+        [[0.0, -1.0], [0.0, -1.0]],
+        torch.tensor([[-0.1, -0.995], [0.0, -1.0]]),
+        np.array([[-0.2, -0.98], [0.0, -1.0]]),
+    ],
+    [
+        ([[0.0, -1.0]], "two vectors of two finite numbers"),
+        ([[0.0, -1.0], [NAN, 0.0]], "two vectors of two finite numbers"),
+        ([[0.0, -2.0], [0.0, -1.0]], "γ₁ has length 2"),
+        ([[0.0, -1.0], [0.0, -0.5]], "γ₂ has length 0.5"),
+        ([[-2 / 5**0.5, -1 / 5**0.5], [0.0, -1.0]], "γ₁ = −a/‖a‖ has a positive product with b"),
+        ([[0.5**0.5, -(0.5**0.5)], [0.0, -1.0]], "γ₁ = −b/‖b‖ has a positive product with a"),
+        ([[1.0, 0.0], [0.0, -1.0]], "must both be negative, the larger is 2"),
+        ([[0.0, -1.0], [0.0, 1.0]], "Down is the other way"),
+        ([[0.0, -1.0], [-1 / 5**0.5, -2 / 5**0.5]], "You weighed a and b equally"),
+        ([[0.0, -1.0], [-0.6, -0.8]], "Which point of the segment"),
+    ],
+)
+OPEN["danskin.ascends"] = (
+    [[[3.0, 1.0], [-2.0, 1.0], [-2.5, 1.0]], torch.tensor([[-3.0, 0.5], [2.0, 0.5], [2.0, 0.5]])],
+    [
+        ([[1.0, 1.0]], "three vectors of two finite numbers"),
+        ([[1.0, INF], [1.0, 0.0], [0.0, 1.0]], "three vectors of two finite numbers"),
+        ([[0.0, 0.0]] * 3, "all three are 0"),
+        ([[0.0, 2.0], [1.0, -1.0], [-1.0, -1.0]], "contains 0"),
+        ([[0.0, -2.0], [1.0, 2.0], [-1.0, 2.0]], "contains 0"),
+        ([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], "minus c leads down"),
+        ([[3.0, 1.0], [-2.0, 1.0], [0.0, 1.0]], "minus c leads down"),
+        ([[3.0, 1.0], [-2.0, 1.0], [-1.0, 1.0]], "minus the average leads down"),
+        ([[3.0, 0.1], [-2.0, 0.1], [-2.0, 0.1]], "nearly, but the longest gradient is 30 times"),
+    ],
+)
+
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
 each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)
