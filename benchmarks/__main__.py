@@ -22,6 +22,7 @@ from . import (
     mnist_training,
     networks,
     scale,
+    shortest,
     sparse,
     speed,
     verification,
@@ -36,6 +37,7 @@ PAGES = {
         "defects": defects,
         "verification": verification,
         "dual": dual,
+        "shortest": shortest,
     },
     "reproduced.md": {
         "linear": mnist_linear,
