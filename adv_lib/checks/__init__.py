@@ -165,6 +165,8 @@ def untouched(answer: Any) -> bool:
 def _tensor(value: Any) -> torch.Tensor | None:
     """value as float64, or None if it is not made of real numbers."""
     try:
+        if isinstance(value, (list, tuple)) and value and all(map(torch.is_tensor, value)):
+            value = torch.stack(tuple(value))
         tensor = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError):
         return None

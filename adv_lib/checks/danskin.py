@@ -50,7 +50,9 @@ kinks = Numbers(
 
 
 class _ByHand(Exercise):
-    praise = "minus either gradient would have led up, and minus their average down only half as fast."
+    praise = (
+        "minus either gradient would have led up, and minus their average down less than half as fast."
+    )
 
     def examine(self, answer: object) -> str | None:
         """γ₁ must lead down for max(⟨a, θ⟩, ⟨b, θ⟩), γ₂ fastest; a = (2, 1), b = (−1, 1)."""
@@ -58,12 +60,12 @@ class _ByHand(Exercise):
         if pair is None or pair.shape != (2, 2) or not bool(pair.isfinite().all()):
             return f"expected two vectors of two finite numbers, got {answer!r}."
         for name, gamma in zip(("γ₁", "γ₂"), pair, strict=True):
-            if abs(gamma.norm() - 1) > 1e-3:
+            if abs(gamma.norm() - 1) > 1e-2:
                 return f"{name} has length {gamma.norm():.3g}: divide it by that."
-        one, two = pair
+        one, two = pair / pair.norm(dim=1, keepdim=True)
         G = torch.tensor([[2.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
         for name, other, g in (("a", "b", G[0]), ("b", "a", G[1])):
-            if torch.allclose(one, -g / g.norm(), atol=1e-3):
+            if torch.allclose(one, -g / g.norm(), atol=1e-2):
                 return f"γ₁ = −{name}/‖{name}‖ has a positive product with {other}, so φ rises along it."
         slope, fastest = ((G @ gamma).max().item() for gamma in (one, two))
         if slope >= 0:
@@ -178,6 +180,7 @@ frank_wolfe = Code(
             size="unguarded"
         ),
         "Start at G[0], not at the average.": _mistaken(start="mean"),
+        "You took a step more than asked.": lambda G, steps: _frank_wolfe(G, steps + 1),
         "You took a step less than asked.": lambda G, steps: _frank_wolfe(G, max(0, steps - 1)),
     },
     praise="and ‖v‖² − min ⟨v, g⟩, which every step has at hand, says how far the goal is.",
@@ -209,6 +212,9 @@ batch_slope = Code(
         "sum.": lambda gamma, G: (G @ gamma).amax(0).sum(),
         "Danskin's formula has the largest slope, not the smallest.": lambda gamma, G: (
             (G @ gamma).amin(0).mean()
+        ),
+        "You divided by ‖γ‖. D_γφ grows with γ: its length counts.": lambda gamma, G: (
+            (G @ gamma).amax(0).mean() / gamma.norm()
         ),
         "That is one maximum for each perturbation, over the samples. Exchange the axes: G[i, j] is "
         "sample j.": lambda gamma, G: (G @ gamma).amax(1).mean(),
@@ -242,7 +248,10 @@ class _Ascends(Exercise):
                 )
         if shortest.norm() < longest / 20:
             times = longest / shortest.norm()
-            return f"nearly, but the longest gradient is {times:.0f} times the shortest mixture."
+            return (
+                f"nearly, but the longest gradient is {times:.0f} times the shortest mixture, and 20 is "
+                "the limit."
+            )
         return None
 
 
