@@ -37,14 +37,16 @@ def maximisers(
     g: (θ, δ (m, *shape)) → (m,), for a batch of δ.  theta: any shape.
     S: a finite set, (m, *shape), or the ends of an interval: there δ is (m,), and peaks narrower than a
        thousandth of the interval may be missed. Every δ that is returned is at least a local maximum.
-    Returns (k, *shape), k ≥ 1.  Raises ValueError for an empty S, and for g that is not (m,) or NaN.
+    tolerance: never less than 4 units in the last place of g, so in float32 about 5e-7.
+    Returns (k, *shape), k ≥ 1.  Raises ValueError for an empty S, ends that are no interval, and for g
+    that is not (m,), NaN or infinite.
     """
     if isinstance(S, Tensor):
         delta, values = S, _values(g, theta, S)
     else:
         delta, values = _peaks(g, theta, *S)
-    top = values.max()
-    return delta[values >= top - tolerance * top.abs().clamp(min=1)]
+    top, unit = values.max(), torch.finfo(values.dtype).eps
+    return delta[values >= top - max(tolerance, 4 * unit) * top.abs().clamp(min=1)]
 
 
 def directional_derivative(
@@ -57,8 +59,8 @@ def directional_derivative(
     """D_γφ(θ) = max_{δ∈S*(θ)} ⟨γ, ∇_θ g(θ, δ)⟩, the one-sided slope of φ(θ) = max_{δ∈S} g(θ, δ).
 
     gamma: like theta; its length counts.  Other arguments and errors as for `maximisers`; g(·, δ) must
-    be differentiable. Near a kink, farther from it than `tolerance` lets one see, this is the slope of
-    the piece that leads.
+    be differentiable. Pieces within `tolerance` of the largest count as tied; of others only the leading
+    one counts, however near the kink is.
     Returns a number ().  Source: Danskin 1966, Theorem 1.
     """
     if gamma.shape != theta.shape or gamma.dtype != theta.dtype:
@@ -69,10 +71,8 @@ def directional_derivative(
     delta = maximisers(g, theta, S, tolerance)
     with torch.inference_mode(False), torch.enable_grad():
         at = theta.detach().clone().requires_grad_()
-        values, each = (
-            g(at, delta.clone()),
-            torch.eye(len(delta), dtype=theta.dtype, device=theta.device),
-        )
+        values = g(at, delta.clone()) + 0 * at.sum()  # also where g does not depend on θ
+        each = torch.eye(len(delta), dtype=values.dtype, device=values.device)
         (gradients,) = torch.autograd.grad(values, at, each, is_grads_batched=True)
     return torch.tensordot(gradients, gamma.detach(), gamma.ndim).max()
 
@@ -83,10 +83,11 @@ def _values(g: Callable[[Tensor, Tensor], Tensor], theta: Tensor, delta: Tensor)
         raise ValueError("expected at least one δ, got an empty set")
     with torch.no_grad():
         values = g(theta, delta)
-    if values.shape != delta.shape[:1] or bool(values.isnan().any()):
+    bounded = bool((values < torch.inf).all())  # not with NaN either
+    if values.shape != delta.shape[:1] or not bounded:
         raise ValueError(
             f"expected g to return ({len(delta)},) numbers, one a δ, got {tuple(values.shape)}"
-            + (" with NaN" if bool(values.isnan().any()) else "")
+            + ("" if bounded else " with NaN or infinity")
         )
     return values
 
@@ -115,16 +116,15 @@ def _peaks(
 
 
 def min_norm_point(gradients: Tensor) -> Tensor:
-    """α ∈ argmin ‖Σ_i α_i g_i‖² over the simplex: which mixture of the gradients is shortest. Exact.
+    """α ∈ argmin ‖Σ_i α_i g_i‖² over the simplex: which mixture of the gradients is shortest.
 
+    Exact but for rounding, with that of the inner products where there are more parameters than
+    gradients: then lengths below 1e-8 of the longest gradient may not be told from 0.
     gradients: (m, *shape), one g_i a row.  Returns weights α (m,), α ≥ 0, Σ α_i = 1.
     Raises ValueError unless there is at least one gradient, and all are finite.
     Source: Wolfe 1976 (the problem); Haskell & Hanson 1981 (its form as least squares).
     """
-    rows = _finite(gradients, "gradients (m, *shape)")
-    rows = rows.reshape(len(rows), -1)
-    M = rows.T if rows.shape[1] <= len(rows) else _root(rows @ rows.T)
-    return torch.from_numpy(_weights(M)).to(gradients)
+    return _shortest(gradients).to(gradients)
 
 
 def min_norm_weights(gram: Tensor) -> Tensor:
@@ -134,6 +134,14 @@ def min_norm_weights(gram: Tensor) -> Tensor:
     Returns weights (m,).  Raises ValueError unless it is square, not empty and finite.
     """
     return torch.from_numpy(_weights(_root(_square(gram, 1)))).to(gram)
+
+
+def _shortest(gradients: Tensor) -> Tensor:
+    """The weights of `min_norm_point` in float64, on the CPU."""
+    rows = _finite(gradients, "gradients (m, *shape)")
+    rows = rows.reshape(len(rows), -1)
+    M = rows.T if rows.shape[1] <= len(rows) else _root(rows @ rows.T)
+    return torch.from_numpy(_weights(M))
 
 
 def _root(G: np.ndarray) -> np.ndarray:
@@ -170,8 +178,8 @@ def descent_direction(gradients: Tensor) -> Tensor:
     gradients: (m, *shape), those of all maximisers.  Returns (*shape).
     Raises ValueError as `min_norm_point`.  Source: Latorre et al. 2023, Theorem 2.
     """
-    alpha, rows = min_norm_point(gradients).double(), gradients.double()
-    shortest = torch.tensordot(alpha, rows, 1)
+    alpha, rows = _shortest(gradients), gradients.double()
+    shortest = torch.tensordot(alpha.to(rows), rows, 1)
     size = torch.linalg.vector_norm(shortest)
     longest = torch.linalg.vector_norm(rows.reshape(len(rows), -1), dim=1).max()
     gamma = -shortest / size if size > STATIONARY * longest else torch.zeros_like(shortest)
@@ -203,6 +211,8 @@ def product_weights(gram: Tensor, parts: int, *, tolerance: float = 1e-4, steps:
         if 2 * gap <= enough:
             break
         bend = towards.ravel() @ G @ towards.ravel()
+        if bend <= 0:  # the gap was rounding
+            break
         alpha = alpha + min(1.0, gap / bend) * towards
     return torch.from_numpy(alpha).to(gram)
 
@@ -255,7 +265,7 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """⟨∇_θ ℓ_i, ∇_θ ℓ_j⟩ for the mean losses ℓ_i of r batches, and the loss of every sample.
 
     x: (r, b, *shape), y: (r, b).  Each batch goes through the model by itself, as BatchNorm wants it;
-    statistics that the model keeps move by the mean of what the r batches would move them.
+    statistics that the model keeps become the mean of what the r batches would make of them.
     A layer's r gradients are dropped as soon as their products are added up, so never more than one
     layer's are held.
     Returns (r, r) in float64, and the cross-entropies (r, b), which can be differentiated once more.
@@ -289,7 +299,8 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         hook.remove()
     with torch.no_grad():
         for name, buffer in model.named_buffers():
-            buffer += (kept[name] - buffer).double().mean(0).to(buffer)
+            if not torch.equal(kept[name], buffer.expand(r, *buffer.shape)):
+                buffer.copy_(kept[name].double().mean(0))
     return products, values
 
 
@@ -299,7 +310,7 @@ def ddd(
     """Danskin's descent direction, as the inner maximum of `training.fit`: Σ_i α_i ℓ(f(x + δ⁽ⁱ⁾), y).
 
     The weights α are those of the shortest mixture of the m gradients, and are held still: so the
-    gradient of the mean over the batch is that mixture, Mα. Normalised steps: `fit(normalise=True)`.
+    gradient of the mean over the batch is that mixture. Normalised steps: `fit(normalise=True)`.
 
     m:     perturbations a sample (`perturbations`); 1 is adversarial training.
     steps: those of the attack.

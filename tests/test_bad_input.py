@@ -500,6 +500,7 @@ def of_slopes():
         yield name, lambda c=call: c(g, theta, S[:0]), "at least one δ empty"
         yield name, lambda c=call: c(lambda t, d: t, theta, S), "(3,) numbers (2,)"
         yield name, lambda c=call: c(lambda t, d: d * NAN, theta, S), "NaN"
+        yield name, lambda c=call: c(lambda t, d: d * INF + 1, theta, S[1:]), "infinity"
         for ends in ((1.0, 0.0), (0.0, INF), (NAN, 1.0)):
             low, high = ends
             words = f"low ≤ high {low} {high}"

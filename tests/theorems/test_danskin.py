@@ -169,6 +169,8 @@ def test_the_package_s_frank_wolfe_keeps_the_bound(seed, m, d, kind):
     least, D = shortest(G).norm() ** 2, torch.cdist(G, G).max()
     for t in (1, 2, 5, 20, 100):
         alpha = danskin.product_weights(G @ G.T, 1, tolerance=0, steps=t).flatten()
+        assert (alpha >= -EXACT).all()
+        assert alpha.sum().item() == pytest.approx(1)
         v = alpha @ G
         assert v @ v - least <= 4 * D**2 / (t + 2) + EXACT * (1 + D**2)
 
@@ -214,26 +216,32 @@ def product_gradients(seed, m, k, d, kind):
     return G, torch.stack([G[pick, torch.arange(k)].mean(0) for pick in picks])
 
 
+def batch_loss(G, values):
+    """g(θ, pick) of a batch: the mean over samples j of values[i, j] + ⟨G[i, j], θ⟩ at i = pick[j]."""
+    samples = torch.arange(values.shape[1])
+
+    def g(theta, picks):
+        return (values[picks, samples] + G[picks, samples] @ theta).mean(1)
+
+    return g
+
+
 @theorem("thm-product")
 @given(seeds, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), kinds)
-def test_the_slope_of_a_batch_is_the_mean_of_the_slopes_of_its_samples(seed, m, k, d, kind):
-    G, every = product_gradients(seed, m, k, d, kind)
-    for gamma in entries((10, d), seed + 1, "plain"):
-        assert (every @ gamma).amax().item() == pytest.approx(
-            (G @ gamma).amax(0).mean().item(), abs=EXACT
-        )
-
-
-@theorem("thm-product")
-@given(seeds, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
-def test_the_maximisers_of_a_batch_are_the_product_of_those_of_its_samples(seed, m, k, d):
-    """Losses with ties, at one θ: whole numbers."""
-    values = entries((m, k), seed, "ties")
+def test_a_batch_has_the_product_of_the_maximisers_and_the_mean_of_the_slopes_of_its_samples(
+    seed, m, k, d, kind
+):
+    """All m^k batches, by the package, against sample by sample; whole numbers, so that some tie."""
+    G, values = entries((m, k, d), seed, kind), entries((m, k), seed + 1, "ties")
     picks = torch.tensor(list(itertools.product(range(m), repeat=k)))
-    totals = values[picks, torch.arange(k)].sum(1)
-    worst = {tuple(pick) for pick in picks[totals == totals.max()].tolist()}
-    tied = [(column == column.max()).nonzero().flatten().tolist() for column in values.T]
-    assert worst == set(itertools.product(*tied))
+    g, zero = batch_loss(G, values), torch.zeros(d, dtype=torch.float64)
+    tied = values == values.amax(0)
+    expected = set(itertools.product(*(column.nonzero().flatten().tolist() for column in tied.T)))
+    assert set(map(tuple, danskin.maximisers(g, zero, picks).tolist())) == expected
+    for gamma in entries((5, d), seed + 2, "plain"):
+        slope = danskin.directional_derivative(g, zero, gamma, picks)
+        own = (G @ gamma).masked_fill(~tied, -math.inf).amax(0).mean()
+        assert slope.item() == pytest.approx(own.item(), abs=EXACT * (1 + float(G.abs().max())))
 
 
 @theorem("thm-product")
