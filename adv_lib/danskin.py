@@ -20,6 +20,9 @@ from . import attacks, losses
 from .threat import Ball
 
 GRID = 1001  # points of an interval at which g is tried before it is looked at more closely
+RIDGE = (
+    1e-13  # of the largest ‖g_i‖², added to all squares: equal gradients then do not confuse a solver
+)
 STATIONARY = 1e-6  # a shortest vector below this part of the longest gradient counts as 0
 
 
@@ -118,9 +121,8 @@ def _peaks(
 def min_norm_point(gradients: Tensor) -> Tensor:
     """α ∈ argmin ‖Σ_i α_i g_i‖² over the simplex: which mixture of the gradients is shortest.
 
-    Exact but for rounding, with that of the inner products where there are more parameters than
-    gradients: then lengths below 1e-8 of the longest gradient may not be told from 0.
     gradients: (m, *shape), one g_i a row.  Returns weights α (m,), α ≥ 0, Σ α_i = 1.
+    Exact: the square of the length is within 1e-13 of the largest ‖g_i‖² of the least.
     Raises ValueError unless there is at least one gradient, and all are finite.
     Source: Wolfe 1976 (the problem); Haskell & Hanson 1981 (its form as least squares).
     """
@@ -133,39 +135,32 @@ def min_norm_weights(gram: Tensor) -> Tensor:
     gram: (m, m), ⟨g_i, g_j⟩; symmetric, with no negative eigenvalue but for rounding.
     Returns weights (m,).  Raises ValueError unless it is square, not empty and finite.
     """
-    return torch.from_numpy(_weights(_root(_square(gram, 1)))).to(gram)
+    return torch.from_numpy(_weights(_square(gram, 1))).to(gram)
 
 
 def _shortest(gradients: Tensor) -> Tensor:
     """The weights of `min_norm_point` in float64, on the CPU."""
     rows = _finite(gradients, "gradients (m, *shape)")
     rows = rows.reshape(len(rows), -1)
-    M = rows.T if rows.shape[1] <= len(rows) else _root(rows @ rows.T)
-    return torch.from_numpy(_weights(M))
+    return torch.from_numpy(_weights(rows @ rows.T))
 
 
-def _root(G: np.ndarray) -> np.ndarray:
-    """R with RᵀR = G."""
-    try:
-        return np.linalg.cholesky(G).T
-    except np.linalg.LinAlgError:  # some gradients depend on others
-        values, vectors = np.linalg.eigh(G)
-        return np.sqrt(values.clip(min=0))[:, None] * vectors.T
+def _weights(G: np.ndarray) -> np.ndarray:
+    """argmin αᵀGα over the simplex, by nonnegative least squares: min ‖Rw‖² + (Σw − 1)² over w ≥ 0.
 
-
-def _weights(M: np.ndarray) -> np.ndarray:
-    """argmin ‖Mα‖² over the simplex, by nonnegative least squares: min ‖Mw‖² + (Σw − 1)² over w ≥ 0.
-
-    With w = sα and Σα = 1 the best s leaves ‖Mα‖² / (1 + ‖Mα‖²), which grows with ‖Mα‖²: so the
-    directions agree, without a penalty that would have to be large.
+    RᵀR = G. With w = sα and Σα = 1 the best s leaves ‖Rα‖² / (1 + ‖Rα‖²), which grows with ‖Rα‖²: so
+    the directions agree, without a penalty that would have to be large.
     """
     from scipy.optimize import nnls
 
-    A = np.empty((len(M) + 1, M.shape[1]))
-    A[:-1], A[-1] = M / (np.abs(M).max() or 1.0), 1
-    goal = np.zeros(len(A))
-    goal[-1] = 1
-    w, _ = nnls(A, goal)
+    m = len(G)
+    G = G / (G.diagonal().max() or 1.0) + RIDGE * np.eye(m)
+    try:
+        root = np.linalg.cholesky(G).T
+    except np.linalg.LinAlgError:  # inner products that were rounded too much
+        values, vectors = np.linalg.eigh(G)
+        root = np.sqrt(values.clip(min=RIDGE))[:, None] * vectors.T
+    w, _ = nnls(np.vstack([root, np.ones(m)]), np.append(np.zeros(m), 1.0), maxiter=100 * m)
     return w / w.sum()
 
 
