@@ -18,10 +18,13 @@ def linear(features: int, outputs: int, generator: torch.Generator | None = None
     return mlp([features, outputs], generator)
 
 
-def mlp(widths: list[int], generator: torch.Generator | None = None) -> nn.Sequential:
+def mlp(
+    widths: list[int], generator: torch.Generator | None = None, *, norm: bool = False
+) -> nn.Sequential:
     """Fully connected layers of these widths, input first, with ReLU between them.
 
     generator: decides the initial weights; None means a fresh one seeded 0.
+    norm: whether a BatchNorm stands before each ReLU.
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths must name an input and an output of at least 1, got {widths!r}")
@@ -29,8 +32,9 @@ def mlp(widths: list[int], generator: torch.Generator | None = None) -> nn.Seque
     def build() -> nn.Sequential:
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
+            layers += [nn.Linear(fan_in, fan_out)]
+            layers += [nn.BatchNorm1d(fan_out), nn.ReLU()] if norm else [nn.ReLU()]
+        return nn.Sequential(*layers[: -2 if norm else -1])
 
     return _seeded(build, generator)
 
