@@ -195,14 +195,14 @@ def test_the_direction_from_some_maximisers_is_nearly_as_steep_as_the_best(seed,
     known = torch.rand(m, generator=seeded(seed), dtype=torch.float64).sort().values
     ends = torch.tensor([known[0], 1 - known[-1]])
     rho = max(ends.max().item(), known.diff().max().item() / 2)
-    every = curve(torch.linspace(0, 1, 4001).double())
-    some = curve(known)
+    every = curve(torch.cat([known, torch.linspace(0, 1, 201).double()]))
+    some = every[:m]
     gamma, length = danskin.descent_direction(some), shortest(some).norm()
     if not gamma.any():
         return
     slope = (every @ gamma).amax()
     assert slope <= -length + L * rho + 1e-7
-    best = -shortest(every).norm()  # over a fine grid: at most what all of S* allows
+    best = -shortest(every).norm()  # over these points of S*: all of it allows no steeper one
     assert -length <= best + 1e-7
     assert slope >= best - 1e-7
     if L * rho < length - 1e-6:
