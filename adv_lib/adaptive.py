@@ -2,7 +2,8 @@
 
 Each function but `judge` turns an attack on networks, (model, x, y, ball) → δ, into an attack on a
 defense, (defense, x, y, ball) → δ. They differ in which network, or whose gradient, the inner attack
-sees; what counts in the end is always what the defense itself answers to x + δ.
+sees; what counts in the end is always what the defense itself answers to x + δ. Where that depends on
+the batch, an inner attack that drops samples from it, such as `attacks.square`, is weaker than it looks.
 """
 
 from __future__ import annotations
@@ -153,6 +154,8 @@ def judge(
     Returns a `Table` with the columns clean, one an attack, union.
     Raises ValueError for no samples, names that are taken, and an attack that leaves Δ(x).
     """
+    if any(isinstance(seeds, torch.nn.Module) for seeds in defenses.values()):
+        raise ValueError("expected a list of defenses for each name, one for each seed, got a defense")
     columns = ["clean", *attacks, "union"]
     if len(set(columns)) < len(columns) or len({len(seeds) for seeds in defenses.values()} | {0}) != 2:
         raise ValueError(

@@ -66,16 +66,16 @@ def smooth(x: Tensor, variance: Tensor) -> Tensor:
     Along each side of the image the kernel is exp(σ²/2 · L), L the second difference with edges that
     reflect. Its variance is σ², in pixels², away from the edges; the mean of the image stays. At σ² = 0
     it is the identity, and its slope there is Lx/2, not 0, so that a width can be learned from nothing.
-    x: (n, C, H, W).  variance: () or, one a sample, (n,); ≥ 0.  Returns like x.
-    Raises ValueError for other shapes and a variance below 0 or NaN.  Source: Lindeberg 1990.
+    x: (n, C, H, W).  variance: () or, one a sample, (n,); ≥ 0 and finite.  Returns like x.
+    Raises ValueError for other shapes and variances.  Source: Lindeberg 1990.
     """
     if x.ndim != 4 or variance.shape not in ((), x.shape[:1]):
         raise ValueError(
             f"expected images (n, C, H, W) and a variance () or (n,), "
             f"got {tuple(x.shape)} and {tuple(variance.shape)}"
         )
-    if not bool((variance >= 0).all()):
-        raise ValueError(f"expected a variance ≥ 0, got {variance.min().item()}")
+    if not bool(((variance >= 0) & variance.isfinite()).all()):
+        raise ValueError(f"expected finite variances ≥ 0, got {variance.tolist()}")
     across = _blur(x.shape[3], variance.to(x))
     down = _blur(x.shape[2], variance.to(x))
     return down @ x @ across
@@ -139,8 +139,9 @@ class Dent(nn.Module):
     unroll:    whether the gradient of the output in x goes through the steps. Without it, as published,
                the output depends on x as if Σ and Δ were constants.
 
-    Works under `torch.no_grad`.  Raises ValueError for other arguments, and for a model without such
-    layers.  Source: Wang et al. 2021, eq. (2); Σ is in the paper, not in its released code.
+    Works under `torch.no_grad`.  Raises ValueError for other arguments, for a model without such layers
+    and for BatchNorm that keeps no statistics.
+    Source: Wang et al. 2021, eq. (2); Σ is in the paper, not in its released code.
     """
 
     def __init__(
@@ -170,6 +171,9 @@ class Dent(nn.Module):
         self.objective, self.optimiser = objective, optimiser
         if adapt != "input" and not self._affine():
             raise ValueError("expected a model with normalisation layers that have weights, got none")
+        batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if any(layer.running_mean is None for layer in batch_norms):
+            raise ValueError("expected BatchNorm with the statistics of its training, got one without")
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits (n, K) of the network that the batch x (n, *shape) has adapted."""
@@ -185,9 +189,11 @@ class Dent(nn.Module):
         with nullcontext() if through else torch.inference_mode(False), torch.enable_grad():
             at = x if through else x.detach().clone()
             moved, memory = self._start(at), {}
-            path = [Adapted(self.model, moved, self.scope == "sample")]
+            path = [Adapted(self.model, dict(moved), self.scope == "sample")]
             for step in range(1, self.steps + 1):
                 values = self.objective(path[-1](at))
+                if values.shape != x.shape[:1]:
+                    raise ValueError(f"expected an objective ({len(x)},), got {tuple(values.shape)}")
                 goal = values.mean() if self.scope == "batch" else values.sum()
                 slopes = torch.autograd.grad(
                     goal, list(moved.values()), create_graph=through, materialize_grads=True

@@ -17,12 +17,14 @@ from torch import nn
 
 import adv_lib
 from adv_lib import (
+    adaptive,
     affine,
     attacks,
     bounds,
     conjugates,
     danskin,
     data,
+    dent,
     dual,
     evaluation,
     exact,
@@ -558,6 +560,78 @@ def of_ddd():
     yield "danskin.gram", lambda: danskin.gram(still, rows, both), "require a gradient 0 of them"
 
 
+def of_dent():
+    """Logits, widths and choices that no defense at test time takes."""
+    z, image, width = torch.rand(4, 3), torch.rand(4, 1, 2, 3), torch.tensor(1.0)
+    for function in (dent.entropy, dent.information):
+        name = f"dent.{function.__name__}"
+        yield name, lambda f=function: f(z[0]), "logits (n, K) (3,)"
+        yield name, lambda f=function: f(z[:, :1]), "K ≥ 2 (4, 1)"
+        yield name, lambda f=function: f((9 * z).long()), "logits int64"
+    name = "dent.smooth"
+    yield name, lambda: dent.smooth(x, width), "images (n, C, H, W) (4, 2)"
+    yield name, lambda: dent.smooth(image[0], width), "images (n, C, H, W) (1, 2, 3)"
+    yield name, lambda: dent.smooth(image, torch.ones(3)), "variance () or (n,) (4, 1, 2, 3) (3,)"
+    yield name, lambda: dent.smooth(image, torch.ones(4, 1)), "variance () or (n,) (4, 1)"
+    yield name, lambda: dent.smooth(image, -width), "variance ≥ 0 -1.0"
+    yield name, lambda: dent.smooth(image, with_entry(torch.ones(4), -0.5)), "variance ≥ 0 -0.5"
+    yield name, lambda: dent.smooth(image, NAN * width), "variance ≥ 0 nan"
+    yield name, lambda: dent.smooth(image, with_entry(torch.ones(4), NAN)), "variance ≥ 0 nan"
+
+    name, norms = "dent.Dent", models.mlp([2, 4, 3], norm=True)
+    make = partial(dent.Dent, norms)
+    yield name, lambda: make(steps=-1), "steps ≥ 0 -1"
+    for lr in (0, -1.0, NAN, INF):
+        yield name, lambda lr=lr: make(lr=lr), f"lr > 0 {lr}"
+    for scope in ("each", None):
+        yield name, lambda s=scope: make(scope=s), f"scope batch sample {scope!r}"
+    for adapt in ("output", None):
+        yield name, lambda a=adapt: make(adapt=a), f"adapt model input both {adapt!r}"
+    for optimiser in ("rmsprop", None):
+        yield name, lambda o=optimiser: make(optimiser=o), f"optimiser adamod adam sgd {optimiser!r}"
+    bare = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False))
+    for model in (net, bare):
+        for adapt in ("model", "both"):
+            words = "normalisation layers weights none"
+            yield name, lambda m=model, a=adapt: dent.Dent(m, adapt=a), words
+    for adapt in ("input", "both"):
+        blind = make(adapt=adapt)
+        yield name, lambda d=blind: d(x), "images (n, C, H, W) (4, 2)"
+    for adapt, shaped in (("model", x), ("input", image[..., :2, :1]), ("both", image[..., :2, :1])):
+        held = make(scope="sample", adapt=adapt).adapt(shaped)
+        for some in (shaped[:3], shaped[:1], torch.cat([shaped, shaped])):
+            words = f"the 4 samples adapted got {len(some)}"
+            yield "dent.Adapted", lambda f=held, s=some: f(s), words
+
+
+def of_adaptive_attacks():
+    """Numbers of draws and rounds, and tables, that make no sense."""
+    for number in (0, -1):
+        yield "adaptive.eot", lambda m=number: adaptive.eot(attacks.fgsm, m), f"draws ≥ 1 {number}"
+        yield "adaptive.gmsa", lambda r=number: adaptive.gmsa(attacks.fgsm, r), f"rounds ≥ 1 {number}"
+    name, defense = "adaptive.judge", dent.Dent(models.mlp([2, 4, 3], norm=True), steps=1)
+    yield from judged(name, lambda x, y, ball, a: adaptive.judge({"a": [defense]}, x, y, ball, {"b": a}))
+
+    def call(rows=None, given=None, **options):
+        rows, given = {"a": [defense]} if rows is None else rows, given or {"FGSM": attacks.fgsm}
+        adaptive.judge(rows, x, labels, cube, given, **options)
+
+    yield name, lambda: call({}), "at least one"
+    yield name, lambda: call({"a": []}), "at least one {'a': 0}"
+    unequal = {"a": [defense], "b": [defense, defense]}
+    yield name, lambda: call(unequal), "as many {'a': 1, 'b': 2}"
+    for taken in ("clean", "union"):
+        yield name, lambda t=taken: call(given={t: attacks.fgsm}), f"other names {taken}"
+    for size in (0, -1):
+        yield name, lambda s=size: call(batch_size=s), f"batch_size ≥ 1 {size}"
+    yield (
+        name,
+        lambda: call(given={"mine": lambda d, x, y, ball: x[:, :1] * 0}),
+        "mine (4, 1) outside Ball",
+    )
+    yield name, lambda: call(given={"mine": lambda d, x, y, ball: NAN * x}), "finite NaN"
+
+
 def of_checkpoints():
     """Files that no run goes on from, and folders that hold none."""
     folder = Path(tempfile.mkdtemp())
@@ -790,6 +864,7 @@ def table():
     yield "models.mlp", lambda: models.mlp([]), "input output []"
     yield "models.mlp", lambda: models.mlp([3]), "input output [3]"
     yield "models.mlp", lambda: models.mlp([3, 0, 2]), "at least 1 [3, 0, 2]"
+    yield "models.mlp", lambda: models.mlp([3], norm=True), "input output [3]"
     name = "models.convnet"
     yield name, lambda: models.convnet((1, 6, 8), 3), "(C, H, W) divisible by 4 (1, 6, 8)"
     yield name, lambda: models.convnet((1, 8, 10), 3), "divisible by 4 (1, 8, 10)"
@@ -848,6 +923,8 @@ def table():
     yield from of_checkpoints()
     yield from of_slopes()
     yield from of_ddd()
+    yield from of_dent()
+    yield from of_adaptive_attacks()
 
     yield "training.reference", lambda: training.reference("best", tiny), "standard robust 'best'"
     yield "training.reference", lambda: training.reference(None, tiny), "standard robust None"
@@ -908,6 +985,11 @@ def table():
 TABLE = list(table())
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
+    "adaptive.Defense",  # a protocol
+    "adaptive.bpda",  # these four pass on what the attack raises
+    "adaptive.frozen",
+    "adaptive.transfer",
+    "adaptive.unrolled",
     "affine.Affine",
     "affine.Bounds",
     "attacks.Iterate",

@@ -12,7 +12,7 @@ import torch
 from strategies import seeded
 from torch import nn
 
-from adv_lib import attacks, checks, data, models, training
+from adv_lib import adaptive, attacks, checks, data, models, training
 from adv_lib.checks import (
     FAILS,
     NOT_ATTEMPTED,
@@ -23,6 +23,7 @@ from adv_lib.checks import (
     Verdict,
     adversarial_training,
 )
+from adv_lib.checks import dent as dent_checks
 from adv_lib.threat import Ball
 
 EXERCISES = {
@@ -345,6 +346,97 @@ OPEN["danskin.ascends"] = (
         ([[3.0, 0.1], [-2.0, 0.1], [-2.0, 0.1]], "nearly, but the longest gradient is 30 times"),
     ],
 )
+
+OPEN["dent.episodic"] = (
+    [
+        dent_checks.episodic.reference,
+        lambda model, x, steps, lr: dent_checks._adapted(model, x, steps, lr),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda *a: None, "expected a tensor, got None"),
+        (lambda model, x, steps, lr: model(x)[0], "expected a tensor of shape (6, 3)"),
+        (lambda model, x, steps, lr: in_place(model, x, lr), "your function changed the network"),
+        (lambda model, x, steps, lr: model(x), "Compare with adv_lib.dent"),
+        (lambda model, x, steps, lr: without_grad(model, x, steps, lr), "open torch.enable_grad()"),
+        *((wrong, sentence) for sentence, wrong in dent_checks.episodic.mistakes.items()),
+    ],
+)
+
+
+def in_place(model, x, lr):
+    with torch.no_grad():
+        model[2].weight += lr
+    return model(x)
+
+
+def without_grad(model, x, steps, lr):
+    if not torch.is_grad_enabled():
+        raise RuntimeError("element 0 of tensors does not require grad")
+    return dent_checks._adapted(model, x, steps, lr)
+
+
+for exercise_name in ("by_transfer", "unrolled"):
+    exercise_ = getattr(dent_checks, exercise_name)
+    OPEN[f"dent.{exercise_name}"] = (
+        [exercise_.reference],
+        [
+            (3, "expected a function"),
+            (lambda *a: "no", "expected a tensor"),
+            (lambda model, x, *rest: torch.zeros(3), "expected a tensor of shape"),
+            *((wrong, sentence) for sentence, wrong in exercise_.mistakes.items()),
+        ],
+    )
+
+
+class Behind(nn.Module):
+    """What is left of the planted defense without its rounding."""
+
+    def __init__(self, defense):
+        super().__init__()
+        self.defense = defense
+
+    def forward(self, x):
+        return self.defense.model(self.defense.shuffle(x))
+
+
+PGD40 = partial(attacks.pgd, steps=40)
+OPEN["dent.planted"] = (
+    [
+        lambda defense, x, y, ball: adaptive.eot(PGD40, 20)(Behind(defense), x, y, ball),
+        lambda defense, x, y, ball: adaptive.bpda(PGD40, lambda _: averaged(defense))(
+            averaged(defense, rounded=True), x, y, ball
+        ),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda defense, x, y, ball: None, "got None"),
+        (lambda defense, x, y, ball: x[:2], "got (2, 1, 8, 8)"),
+        (lambda defense, x, y, ball: torch.full_like(x, 0.3), "leave Δ(x)"),
+        (PGD40, "Rounding has the gradient 0"),
+        (adaptive.transfer(PGD40), "shuffle in the attack"),
+        (partial(attacks.square, queries=300), "A search without gradients"),
+        (
+            lambda defense, x, y, ball: PGD40(Behind(defense), x, y, ball),
+            "the next answer draws another",
+        ),
+    ],
+)
+
+
+def averaged(defense, rounded=False):
+    """The mean of the logits over the four orders."""
+
+    class Mean(nn.Module):
+        model = None
+
+        def forward(self, x):
+            flat = x.flatten(1)
+            flat = (4 * flat).round() / 4 if rounded else flat
+            return sum(defense.model(flat[:, order].view_as(x)) for order in defense.orders)
+
+    return Mean()
+
 
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}

@@ -55,6 +55,30 @@ def test_a_model_starts_in_training_mode_with_trainable_weights_and_no_gradients
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
+# ---- with normalisation ----
+
+
+def test_with_norm_a_batchnorm_of_the_right_width_stands_before_each_relu_and_nowhere_else():
+    layers = list(models.mlp([64, 50, 20, 10], norm=True))
+    block = [nn.Linear, nn.BatchNorm1d, nn.ReLU]
+    assert [type(layer) for layer in layers] == [nn.Flatten, *block, *block, nn.Linear]
+    assert [layer.num_features for layer in layers[2::3]] == [50, 20]
+    assert [tuple(layer.weight.shape) for layer in layers[1::3]] == [(50, 64), (20, 50), (10, 20)]
+    one = models.mlp([4, 3], norm=True)
+    assert [type(layer) for layer in one] == [nn.Flatten, nn.Linear]
+
+
+def test_norm_adds_layers_and_leaves_the_initial_weights_as_they_are():
+    """BatchNorm draws nothing: fresh ones divide by √(1 + 1e-5) in eval mode."""
+    plain, normed = models.mlp([4, 3, 3, 2], seeded(3)), models.mlp([4, 3, 3, 2], seeded(3), norm=True)
+    linears = [[layer for layer in model if isinstance(layer, nn.Linear)] for model in (plain, normed)]
+    assert all(same(a, b) for a, b in zip(*linears, strict=True))
+    x = torch.rand(5, 4)
+    torch.testing.assert_close(normed.eval()(x), plain(x), rtol=0, atol=1e-4)
+    assert same(normed, models.mlp([4, 3, 3, 2], seeded(3), norm=True))
+    assert not torch.allclose(normed.train()(x), plain(x), atol=1e-2)
+
+
 # ---- the convolutional network ----
 
 

@@ -12,12 +12,14 @@ import torch
 from strategies import BOX, ORDERS, generators, seeded
 
 from adv_lib import (
+    adaptive,
     affine,
     attacks,
     bounds,
     conjugates,
     danskin,
     data,
+    dent,
     dual,
     evaluation,
     exact,
@@ -43,6 +45,7 @@ targets, net, image = (labels + 1) % 3, models.mlp([4, 5, 3]), torch.rand(6, 1, 
 cube = Ball(math.inf, eps, BOX)
 plain = bounds.pre_activations(net, x, cube)
 slopes = [torch.rand(layer.lower.shape, generator=g) for layer in plain]
+norms = models.mlp([4, 5, 3], norm=True)
 pieces, towards = affine.affine_pieces(net, (4,)), torch.randn(6, 2, 3, generator=g)
 
 
@@ -51,6 +54,11 @@ start = 0.1 * torch.randn(6, 4, generator=g)
 
 def proof(model, x, y, ball):
     return (bounds.margins(model, x, y, ball) > 0).all(1)
+
+
+def held(adapted):
+    """What a defense has moved, and what it answers."""
+    return dict(adapted.moved), adapted(image[:, :, :2, :2])
 
 
 def draw(value):
@@ -97,6 +105,10 @@ CALLS = {
     "square images": lambda: attacks.square(
         models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
     ),
+    "mlp with norms": lambda: models.mlp([4, 3, 2], norm=True).state_dict(),
+    "entropy": lambda: dent.entropy(x[:, :3]),
+    "information": lambda: dent.information(x[:, :3]),
+    "smooth": lambda: dent.smooth(image, eps),
     "worst_logits": lambda: losses.worst_logits(bounds.margins(net, x, labels, cube)),
     "pieces": lambda: [piece.matrix() for piece in affine.affine_pieces(net, (4,))],
     "transposed": lambda: [pieces[0].transposed(x[:, [0, 1, 2, 3, 0]]), pieces[0].offset(x[:, [0] * 5])],
@@ -132,6 +144,34 @@ ATTACKS = {
     },
     "apgd": partial(attacks.apgd, steps=4, restarts=2),
 }
+for scope in ("batch", "sample"):
+    for adapt in ("model", "input", "both"):
+        for unroll in (False, True):
+            defense = dent.Dent(norms, steps=2, scope=scope, adapt=adapt, unroll=unroll)
+            CALLS[f"dent {scope} {adapt} unroll={unroll}"] = lambda defense=defense: [
+                defense(image[:, :, :2, :2]),
+                *map(held, defense.path(image[:, :, :2, :2])),
+            ]
+ADAPTIVE = {
+    "transfer": adaptive.transfer(attacks.fgsm),
+    "frozen": adaptive.frozen(attacks.fgsm),
+    "unrolled": adaptive.unrolled(attacks.fgsm),
+    "bpda": adaptive.bpda(attacks.fgsm),
+    "eot": adaptive.eot(attacks.fgsm, 2),
+    "gmsa": adaptive.gmsa(partial(attacks.pgd, steps=2), rounds=2),
+}
+for scope in ("batch", "sample"):
+    defense = dent.Dent(norms, steps=2, scope=scope)
+    CALLS |= {
+        f"{name} against dent {scope}": lambda attack=attack, defense=defense: attack(
+            defense, x, labels, cube
+        )
+        for name, attack in ADAPTIVE.items()
+    }
+    CALLS[f"judge dent {scope}"] = lambda defense=defense: vars(
+        adaptive.judge({"a": [defense]}, x, labels, cube, ADAPTIVE, batch_size=4)
+    )
+
 for p in ORDERS:
     for box in (None, BOX):
         ball = Ball(p, eps, box)
@@ -208,14 +248,15 @@ each = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @each
 def test_arguments_keep_their_values_and_global_generators_their_state(call):
     given = [x, y, w, b, W, B, labels, eps, targets, image, towards, start, *slopes, *net.parameters()]
+    given += norms.state_dict().values()
     given += [end for layer in plain for end in layer]
     before, state = [t.clone() for t in given], generators()
     call()
     plt.close("all")
     assert all(torch.equal(t, old) for t, old in zip(given, before, strict=True))
     assert generators() == state
-    assert net.training
-    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(module.training for model in (net, norms) for module in model.modules())
+    assert all(p.grad is None for model in (net, norms) for p in model.parameters())
 
 
 def same(a, b):
@@ -315,7 +356,7 @@ def after_importing(*modules):
 
 def test_the_computation_is_imported_without_the_libraries_it_may_not_need():
     modules = ("threat", "data", "models", "losses", "linear", "attacks", "training", "evaluation")
-    modules += ("checks.linear_models", "checks.attacks")
+    modules += ("dent", "adaptive", "checks.linear_models", "checks.attacks")
     held = after_importing(*(f"adv_lib.{module}" for module in modules))
     assert (
         held & {"torchvision", "cvxpy", "sklearn", "scipy", "matplotlib", "ipywidgets", "IPython"}
@@ -348,9 +389,9 @@ def state():
             torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
             dict(matplotlib.rcParams), list(warnings.filters)]
 before = state()
-import adv_lib.affine, adv_lib.attacks, adv_lib.bounds, adv_lib.checks.attacks
+import adv_lib.adaptive, adv_lib.affine, adv_lib.attacks, adv_lib.bounds, adv_lib.checks.attacks
 import adv_lib.checks.adversarial_training, adv_lib.checks.duality, adv_lib.checks.exact_and_relaxed
-import adv_lib.checks.linear_models, adv_lib.conjugates, adv_lib.dual
+import adv_lib.checks.linear_models, adv_lib.conjugates, adv_lib.dent, adv_lib.dual
 import adv_lib.data, adv_lib.evaluation, adv_lib.exact, adv_lib.linear, adv_lib.losses, adv_lib.models
 import adv_lib.plots, adv_lib.relaxation
 import adv_lib.threat, adv_lib.training, adv_lib.widgets
