@@ -400,6 +400,15 @@ class Behind(nn.Module):
         return self.defense.model(self.defense.shuffle(x))
 
 
+def times_20(defense):
+    return nn.Sequential(Behind(defense), Scaled())
+
+
+class Scaled(nn.Module):
+    def forward(self, z):
+        return 20 * z
+
+
 PGD40 = partial(attacks.pgd, steps=40)
 OPEN["dent.planted"] = (
     [
@@ -416,9 +425,11 @@ OPEN["dent.planted"] = (
         (PGD40, "Rounding has the gradient 0"),
         (adaptive.transfer(PGD40), "shuffle in the attack"),
         (partial(attacks.square, queries=300), "A search without gradients"),
+        (lambda defense, x, y, ball: PGD40(Behind(defense), x, y, ball), "the next answer draws"),
+        (adaptive.eot(PGD40, 20), "Rounding has the gradient 0"),
         (
-            lambda defense, x, y, ball: PGD40(Behind(defense), x, y, ball),
-            "the next answer draws another",
+            lambda defense, x, y, ball: adaptive.eot(PGD40, 20)(times_20(defense), x, y, ball),
+            "behind the factor 20",
         ),
     ],
 )
