@@ -393,8 +393,8 @@ class _Planted(Exercise):
         if left >= LIMIT:
             return (
                 f"{said}. Do you fool one order, where the next answer draws another? Climb the mean of "
-                "many. If you do: behind the factor 20 each answer is nearly 0 or 1, and the mean has no "
-                "slope."
+                "many. If you do: behind the factor 20 each answer is nearly 0 or 1, so that the mean has "
+                "no slope."
             )
         return None
 
