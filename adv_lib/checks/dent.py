@@ -392,9 +392,9 @@ class _Planted(Exercise):
             return f"{said}. A search without gradients is not enough: which part of it has gradients?"
         if left >= LIMIT:
             return (
-                f"{said}. Do you fool one order, where the next answer draws another? Climb the mean of "
-                "many. If you do: behind the factor 20 each answer is nearly 0 or 1, so that the mean has "
-                "no slope."
+                f"{said}. Do you fool one order, where the next answer draws another? Climb the mean "
+                "of many. If you do: behind the factor 20 an answer is nearly 0 or 1, and the mean "
+                "has no slope."
             )
         return None
 
