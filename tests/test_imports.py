@@ -22,7 +22,7 @@ ORDER = [
     "bounds",
     "exact",
 ]
-ORDER += ["danskin", "training", "dent", "evaluation", "plots", "widgets", "checks"]
+ORDER += ["danskin", "training", "dent", "evaluation", "adaptive", "plots", "widgets", "checks"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 each = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 
