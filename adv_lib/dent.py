@@ -240,10 +240,10 @@ def _sgd(slope: Tensor, memory: None, step: int) -> tuple[Tensor, None]:
 
 
 def _adam(
-    slope: Tensor, memory: tuple[Tensor, Tensor] | None, step: int, betas=(0.9, 0.999)
+    slope: Tensor, memory: tuple[Tensor, Tensor] | None, step: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Adam [Kingma & Ba 2015], with its small constant under the root, where it has a slope at 0."""
-    size, m, v = _moments(slope, memory, step, betas)
+    size, m, v = _moments(slope, memory, step, (0.9, 0.999))
     return size * m, (m, v)
 
 
