@@ -34,6 +34,13 @@ def say_constants_once(app, pagename, templatename, context, doctree) -> None:
     context["script_files"] = scripts
 
 
+def launch_notebooks_only(app, pagename, templatename, context, doctree):
+    """Drop the launch buttons of a page that runs from Markdown, which Colab cannot open."""
+    if not str(app.env.doc2path(pagename)).endswith(".ipynb"):
+        buttons = context.get("header_buttons", [])
+        context["header_buttons"] = [b for b in buttons if b.get("label") != "launch-buttons"]
+
+
 def repair_roles(app, pagename, templatename, context, doctree) -> None:
     """Let a screen reader count a bibliography's entries, and a keyboard scroll a wide table."""
     table = 'class="pst-scrollable-table-container"'
@@ -47,5 +54,6 @@ def setup(app) -> dict:
     app.connect("doctree-resolved", link_within_the_site)
     app.connect("doctree-resolved", keep_ids_unique)
     app.connect("html-page-context", say_constants_once, priority=900)
+    app.connect("html-page-context", launch_notebooks_only, priority=900)
     app.connect("html-page-context", repair_roles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -179,11 +179,17 @@ def test_every_internal_link_leads_to_a_page_and_an_anchor_that_exist(visit, add
     assert broken == set()
 
 
-def test_every_launch_button_leads_to_a_file_of_the_repository(visit):
+def test_every_launch_button_leads_to_a_notebook_of_the_repository(visit):
     links = visit.page.eval_on_selector_all(
         "a[href*='colab.research.google.com/github/']", "all => all.map(a => a.href)"
     )
     targets = [re.sub(r".*?/blob/[^/]+/", "", link) for link in links]
-    assert [target for target in targets if not (ROOT / target).is_file()] == []
+    assert [t for t in targets if not (ROOT / t).is_file() or not t.endswith(".ipynb")] == []
     if visit.name.startswith("chapters/"):
         assert set(targets) == {visit.name.replace(".html", ".ipynb")}
+
+
+def test_every_entry_of_the_errata_shows_what_its_cell_printed(address):
+    entries = (SITE / "book/errata.html").read_text().split("<h3>")[1:]
+    assert len(entries) > 1
+    assert [entry[:80] for entry in entries if "cell_output" not in entry] == []
