@@ -13,7 +13,7 @@ BENCH = .venv-bench
 export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve slides student test test-colab bench lock fork clean
+.PHONY: help book serve slides student test test-colab bench reproduce lock fork clean
 
 help:  ## say what there is (this list)
 	@echo "make TARGET, where TARGET is one of"
@@ -61,8 +61,11 @@ test: $(STAMP)  ## run all tests: lint, unit, theorems, chapters, and the built 
 test-colab: $(STAMP)  ## run the chapters in an environment with Colab's own versions
 	@bash tests/colab/run.sh
 
-bench: $(BENCH)/.installed  ## compare with other libraries and published results (PART=speed for a part)
-	@OMP_NUM_THREADS=1 $(BENCH)/bin/python -m benchmarks $(PART)
+bench: $(BENCH)/.installed  ## compare with other libraries, write book/benchmarks.md (PART=speed for a part)
+	@OMP_NUM_THREADS=1 $(BENCH)/bin/python -m benchmarks bench $(or $(PART),all)
+
+reproduce: $(STAMP)  ## write book/reproduced.md from the kept results (PART=mnist runs a part again, PART=all all)
+	@OMP_NUM_THREADS=1 $(PY) -m benchmarks reproduce $(PART)
 
 lock: $(STAMP)  ## pin everything beneath requirements.txt in .ci/requirements.lock
 	@( echo "# Every package of the book's environment, for Python 3.11 and later, made by \`make lock\`."; \

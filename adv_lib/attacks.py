@@ -96,7 +96,7 @@ def pgd(
                largest lead; the "first" one that breaks it, where it stops; the "last" one of the run.
     callback:  sees every iterate, the starts included; with "first" only the samples not yet broken.
     Returns δ like x.
-    Source: Madry et al. 2018; the normalised step: Kolter & Madry 2018, chapter 4.
+    Source: Madry et al. 2018; the normalised step: Kolter & Madry 2018, chapter 3.
     """
     if steps < 0 or restarts < 1 or keep not in ("best", "first", "last"):
         raise ValueError(

@@ -26,7 +26,7 @@ from . import conjugates
 from .affine import Affine, Bounds
 from .threat import Ball, Region
 
-BUDGET = 2**18  # numbers in the largest tensor of a backward pass: 1 MB in float32
+BUDGET = 2**18  # numbers in the largest tensor of a backward pass on a CPU: 1 MB in float32
 
 
 class Lines(NamedTuple):
@@ -211,8 +211,12 @@ def width(pieces: Sequence[Affine]) -> int:
 
 
 def runs(n: int, numbers: int, device: torch.device | None = None) -> Sequence[Tensor]:
-    """0, …, n − 1 in runs of as many as fit into BUDGET when each takes this many numbers."""
-    return torch.arange(n, device=device).split(max(1, BUDGET // numbers)) if n else ()
+    """0, …, n − 1 in runs of as many as fit into BUDGET when each takes this many numbers.
+
+    On a GPU, which has no use for small tensors, 2⁹ times as many.
+    """
+    budget = BUDGET if device is None or torch.device(device).type == "cpu" else BUDGET * 2**9
+    return torch.arange(n, device=device).split(max(1, budget // numbers)) if n else ()
 
 
 def _transposed(piece: Affine, nu: Tensor, like: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def targeted(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     """z_t − z_y: raise the target, lower the true class.
 
     Blind to all other classes: one of them may win in the end. Targets differ from labels.
-    Source: Kolter & Madry 2018, chapter 4.
+    Source: Kolter & Madry 2018, chapter 3.
     """
     _check(z, y)
     _check(z, targets)
@@ -78,7 +78,7 @@ def targeted_all(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     """z_t − Σ_{k≠t} z_k: raise the target, lower all other classes.
 
     Blind to which of the others is in the way: it spends as much on a class far behind as on the
-    leader. y is not used.  Source: Kolter & Madry 2018, chapter 4.
+    leader. y is not used.  Source: Kolter & Madry 2018, chapter 3.
     """
     _check(z, targets)
     return 2 * _at(z, targets) - z.sum(1)

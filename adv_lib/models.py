@@ -45,7 +45,7 @@ def convnet(
     """Four 3×3 convolutions (32, 32, 64, 64 channels, every second of stride 2) and two linear layers.
 
     shape: (C, H, W) of the images, H and W divisible by 4.  generator: as for `mlp`.
-    Source: the `cnn` of Kolter & Madry 2018, chapter 4.
+    Source: the `cnn` of Kolter & Madry 2018, chapter 3.
     """
     if len(shape) != 3 or min(shape) < 1 or shape[1] % 4 or shape[2] % 4 or classes < 1:
         raise ValueError(

@@ -1,6 +1,6 @@
 """How many images of MNIST each bound certifies, next to what attacks leave standing.
 
-The settings are those of Kolter & Madry 2018, chapter 4: 784-50-20-10, batches of 100, 10 epochs of SGD
+The settings are those of Kolter & Madry 2018, chapter 3: 784-50-20-10, batches of 100, 10 epochs of SGD
 with step size 0.1. They publish no such counts; ours stand next to those of an earlier network.
 """
 
@@ -61,7 +61,7 @@ ANOTHER_RIGHT = 195
 TEXT = """## MNIST, certified images
 
 Setting: 784-50-20-10, trained from one seed by the published settings of Kolter & Madry 2018,
-[chapter 4](https://adversarial-ml-tutorial.org/adversarial_examples/): all {train:,} images in batches
+[chapter 3](https://adversarial-ml-tutorial.org/adversarial_examples/): all {train:,} images in batches
 of 100, 10 epochs with step size 0.1. They publish no such counts, so there is nothing to reproduce. In
 brackets: another run, with an earlier network of the same settings. How many of the first {n} test
 images keep their class for every δ with ‖δ‖∞ ≤ ε in the box [0, 1]? The network gets {right} of them

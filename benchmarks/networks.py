@@ -1,7 +1,8 @@
-"""The networks that the benchmarks attack, trained by the book's own loop and kept in .bench/."""
+"""The networks that the benchmarks attack, and what took long to find: made once and kept in .bench/."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,16 @@ from torch import Tensor, nn
 from adv_lib import attacks, data, losses, models, training
 from adv_lib.threat import Ball
 
+from . import results
+
 KEPT = Path(__file__).parent.parent / ".bench"
+RAN_ON: set[str] = set()  # the machines whose findings were used
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_device(pair: data.Data) -> data.Data:
+    """The data where the large networks of MNIST are trained: on the GPU if there is one."""
+    return data.Data(*(tensor.to(DEVICE) for tensor in pair))
 
 
 def kept(name: str, model: nn.Module, train: Callable[[nn.Module], None]) -> nn.Module:
@@ -21,12 +31,23 @@ def kept(name: str, model: nn.Module, train: Callable[[nn.Module], None]) -> nn.
     (KEPT / ".gitignore").write_text("*\n")
     path = KEPT / f"{name}.pt"
     if path.exists():
-        model.load_state_dict(torch.load(path, weights_only=True))
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     else:
         print(f"  training {name}", flush=True)
         train(model)
         torch.save(model.state_dict(), path)
     return model.eval()
+
+
+def once(name: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What `find` found when it first ran under this name; its machine is added to RAN_ON."""
+    path = KEPT / f"{name}.json"
+    if not path.exists():
+        KEPT.mkdir(exist_ok=True)
+        path.write_text(json.dumps([find(), results.machine()], ensure_ascii=False), "utf-8")
+    found, ran_on = json.loads(path.read_text("utf-8"))
+    RAN_ON.add(ran_on)
+    return found
 
 
 def robust(name: str, model: nn.Module, pair: data.Data, eps: float, stages: list) -> nn.Module:
@@ -79,10 +100,14 @@ def mnist_conv(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
 
 def mnist_strided(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
     """The small convnet of Wong & Kolter 2018, trained against ε = 0.1, and all test images."""
+    model = robust("mnist_strided", strided(), pair, 0.1, [(400, 0.1, 0), (200, 0.05, 3)])
+    return model, pair.x_test, pair.y_test
+
+
+def strided(seed: int = 0) -> nn.Sequential:
+    """The small convnet of Wong & Kolter 2018: two convolutions of stride 2, two linear layers."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         convs = nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()
         head = nn.Flatten(), nn.Linear(32 * 7 * 7, 100), nn.ReLU(), nn.Linear(100, 10)
-        model = nn.Sequential(*convs, *head)
-    model = robust("mnist_strided", model, pair, 0.1, [(400, 0.1, 0), (200, 0.05, 3)])
-    return model, pair.x_test, pair.y_test
+        return nn.Sequential(*convs, *head)

@@ -1,0 +1,186 @@
+"""The two pages of the book that the benchmarks write, from what is kept in benchmarks/results/."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from .results import STATUSES, Figure, load
+
+BOOK = Path(__file__).parent.parent / "book"
+PARTS = {
+    "bench": ("speed", "l1", "scale", "defects", "verification", "dual", "shortest"),
+    "reproduce": ("linear", "mnist", "training", "certified", "chapters"),
+}
+PAGES = {"bench": BOOK / "benchmarks.md", "reproduce": BOOK / "reproduced.md"}
+
+SOURCES = {  # in the order of the page: key in book/references.bib, what it is about
+    "kolter2018tutorial": "the tutorial",
+    "wong2018provable": "certified training",
+    "tjeng2019evaluating": "exact verification",
+    "wong2020fast": "fast adversarial training",
+    "rice2020overfitting": "robust overfitting",
+    "pang2021bag": "a bag of tricks",
+    "latorre2023finding": "DDD",
+    "wang2021fighting": "dent",
+    "croce2020reliable": "AutoAttack",
+    "pang2020rethinking": "max-Mahalanobis centres",
+    "pang2019adp": "diverse ensembles",
+    "pang2018detection": "reverse cross-entropy",
+}
+DAYS = "CIFAR-10 and ResNet-18, hours of a GPU for each row"
+NO_CHAPTER = "the book has no chapter on it yet"
+NOT_ATTEMPTED = [
+    Figure(source, what, published, "–", STATUSES[3], why)
+    for source, what, published, why in (
+        (
+            "kolter2018tutorial",
+            "the pig of ImageNet, a targeted attack",
+            "a picture",
+            "needs a download; the introduction runs it on your photograph",
+        ),
+        (
+            "tjeng2019evaluating",
+            "exact error of the network of Wong & Kolter",
+            "4.38%",
+            "its weights are not here, and our network of this kind had 2 of 100 epochs",
+        ),
+        ("pang2021bag", "PGD training: clean, PGD-10, AutoAttack", "82.52%, 53.58%, 48.51%", DAYS),
+        (
+            "pang2021bag",
+            "weight decay 1e-4, 2e-4, 5e-4: AutoAttack",
+            "46.43%, 48.72%, 52.19%",
+            DAYS,
+        ),
+        ("pang2021bag", "label smoothing 0 to 0.3: AutoAttack", "48.51% → 49.24%", DAYS),
+        ("pang2021bag", "attack in eval mode: clean", "+0.9 to +1.9 points", DAYS),
+        ("pang2021bag", "fewer attack steps at first: clean, AutoAttack", "+3 to +4, −2 to −2.5", DAYS),
+        ("pang2021bag", "Adam, AdamW in place of SGD: AutoAttack", "44.04%, 42.39%", DAYS),
+        (
+            "croce2020reliable",
+            "reported → AutoAttack: k-WTA, and others",
+            "52.4% → 18.5%",
+            "needs the published weights",
+        ),
+        ("pang2020rethinking", "MMC-10 under PGD-10 and PGD-50", "36.0%, 24.8%", NO_CHAPTER),
+        ("pang2019adp", "ensembles with ADP", "CIFAR-10 tables", NO_CHAPTER),
+        ("pang2018detection", "RCE, non-ME: AUC of detection, C&W", "50.2 → 94.7", NO_CHAPTER),
+    )
+]
+
+REPRODUCED = """# Reproduced results
+
+Published numbers next to ours, computed by this book's code. `make reproduce` writes this page from the
+result files in `benchmarks/results`; `make reproduce PART=mnist` runs that part again first, `PART=all`
+everything. A figure counts as
+
+- *reproduced* where ours, in the published setting, meet it by the rule that stands below its table;
+- *reproduced at smaller scale* where smaller data or a smaller network show what it claims;
+- *did not reproduce* otherwise, with a reason [below](#what-did-not-reproduce-and-why);
+- *not attempted* where we could not, with a reason [at the end](#not-attempted).
+
+| source | {head} |
+|---|{rules}
+{overview}
+
+{sections}
+## What did not reproduce, and why
+
+| source | claim or figure | published | ours | why |
+|---|---|---|---|---|
+{failed}
+
+## Not attempted
+
+| source | claim or figure | published | why |
+|---|---|---|---|
+{not_attempted}
+"""
+BENCHMARKS = """# Benchmarks
+
+The attacks of `adv_lib` next to those of other libraries, and its bounds next to other ways to the same
+bounds, on the same models and data. `make bench` runs everything on this page and writes it; `make bench
+PART=speed` runs one part. All contestants of a table take turns in one run. Times are CPU times in one
+thread, and medians over all turns. Trust the ratios, not the milliseconds.
+
+The other libraries: {libraries}. secml-torch is missing: where this book's `adv_lib` is installed it takes it
+for another library of that name, and does not import. The targets were set before this code was written.
+
+| part | targets met | not met |
+|---|---|---|
+{targets}
+
+{sections}"""
+
+
+def write(page: str) -> str:
+    """The page, `bench` or `reproduce`, put together from the results of its parts, and written."""
+    found = {part: load(part) for part in PARTS[page]}
+    if missing := [part for part, result in found.items() if result is None]:
+        raise FileNotFoundError(f"not yet run: {', '.join(missing)}")
+    text = (benchmarks if page == "bench" else reproduced)(found)
+    PAGES[page].write_text(text, "utf-8")
+    return text
+
+
+def benchmarks(found: dict[str, dict]) -> str:
+    """The page of ratios: first which targets are met, then every part."""
+    lines = []
+    for result in found.values():
+        title = re.search(r"^## (.*)$", result["text"], re.MULTILINE)[1]
+        verdicts = re.findall(r"^\| (.+) \| (\*\*not met\*\*|met) \|$", result["text"], re.MULTILINE)
+        verdicts += re.findall(r"^(Target.*): \*\*(met)\*\*", result["text"], re.MULTILINE)
+        missed = [" ".join(row.replace(" | ", ", ").split()) for row, word in verdicts if word != "met"]
+        count = f"{len(verdicts) - len(missed)} of {len(verdicts)}" if verdicts else "no target"
+        lines.append(f"| [{title}](#{anchor(title)}) | {count} | {'; '.join(missed)} |")
+    libraries = ", ".join(found["speed"]["libraries"])
+    return BENCHMARKS.format(
+        libraries=libraries, targets="\n".join(lines), sections=sections("bench", found)
+    )
+
+
+def reproduced(found: dict[str, dict]) -> str:
+    """The page of published figures: an overview, every part, what failed, what was not tried."""
+    figures = [figure for result in found.values() for figure in result["figures"]] + NOT_ATTEMPTED
+    if strange := {figure.source for figure in figures} - set(SOURCES):
+        raise ValueError(f"expected sources out of {list(SOURCES)}, got {strange}")
+    overview = []
+    for source in SOURCES:
+        counts = Counter(figure.status for figure in figures if figure.source == source)
+        cells = [str(counts[status] or "") for status in STATUSES]
+        overview.append(f"| {cite(source)} | " + " | ".join(cells) + " |")
+    total = Counter(figure.status for figure in figures)
+    overview.append("| all | " + " | ".join(f"**{total[status]}**" for status in STATUSES) + " |")
+    failed = [figure for figure in figures if figure.status == STATUSES[2]]
+    return REPRODUCED.format(
+        head=" | ".join(STATUSES),
+        rules="---:|" * len(STATUSES),
+        overview="\n".join(overview),
+        sections=sections("reproduce", found),
+        failed="\n".join(
+            f"| {cite(f.source)} | {f.what} | {f.published} | {f.ours} | {f.why} |" for f in failed
+        ),
+        not_attempted="\n".join(
+            f"| {cite(f.source)} | {f.what} | {f.published} | {f.why} |" for f in NOT_ATTEMPTED
+        ),
+    )
+
+
+def sections(page: str, found: dict[str, dict]) -> str:
+    """Every part as it came out, and how to run it again."""
+    return "\n".join(
+        f"{result['text'].rstrip()}\n\n*`make {page} PART={part}`; run on {result['date']}, "
+        f"{result['machine']}, Python {result['python']}, PyTorch {result['torch']}.*\n"
+        for part, result in found.items()
+    )
+
+
+def cite(source: str) -> str:
+    """A source as a citation, and what it is about."""
+    return f"[{source}](references.md#cite-{source}), {SOURCES[source]}"
+
+
+def anchor(title: str) -> str:
+    """The anchor of a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
