@@ -91,21 +91,23 @@ def build(folder: Path) -> str:
         "numfig": True,
     }
     with patch_docutils(), docutils_namespace():
-        app = Sphinx(folder, None, folder / "out", folder / "trees", "html", settings, None, None)
-        app.build()
-    html = (folder / "out/page.html").read_text(encoding="utf-8")
+        out = folder.parent / "built"
+        Sphinx(folder, None, out / "html", out / "trees", "html", settings, None, None).build()
+    html = (out / "html/page.html").read_text(encoding="utf-8")
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
 @pytest.fixture
 def book(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "book/_ext")
-    (tmp_path / "page.md").write_text(PAGE, encoding="utf-8")
+    folder = tmp_path / "book"
+    folder.mkdir()
+    (folder / "page.md").write_text(PAGE, encoding="utf-8")
     toc = {"root": "page", "entries": [{"file": "01_sums"}, {"file": "02_products"}]}
-    (tmp_path / "_toc.yml").write_text(json.dumps(toc))
-    write(tmp_path, "01_sums", SUMS)
-    write(tmp_path, "02_products", PRODUCTS)
-    yield tmp_path
+    (folder / "_toc.yml").write_text(json.dumps(toc))
+    write(folder, "01_sums", SUMS)
+    write(folder, "02_products", PRODUCTS)
+    yield folder
     for name in ("chapter_cells", "overview"):
         sys.modules.pop(name, None)
 

@@ -185,8 +185,8 @@ class LecturePlan(Overview):
         rows.append([f"**{chapter.lecture_minutes}**", f"**{slides} slides**", ""])
         deck = folded("The deck, minute by minute", table(["Minutes", "Slides", "Say and ask"], rows))
         live = "".join(
-            folded(f"Run this live: {heading}", f"```python\n{code}\n```")
-            for heading, code in chapter.live
+            folded("Run this live", f"{where}:\n\n```python\n{code}\n```")
+            for where, code in chapter.live
         )
         return (
             f"[Slides]({home}slides/{chapter.name}.html) ({chapter.lecture_minutes} minutes) · "
