@@ -13,7 +13,7 @@ BENCH = .venv-bench
 export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve slides student test test-colab bench reproduce lock fork clean
+.PHONY: help book serve slides student nbgrader test test-colab bench reproduce lock fork clean
 
 help:  ## say what there is (this list)
 	@echo "make TARGET, where TARGET is one of"
@@ -40,7 +40,11 @@ slides: $(STAMP)  ## write each chapter's slides into _build/deck (runs only cha
 
 student: $(STAMP)  ## copy the chapters without solutions into _build/student
 	@echo "== Writing the student copies =="
-	@$(PY) book/_ext/chapter_cells.py _build/student $(CHAPTERS)
+	@$(PY) book/_ext/chapter_cells.py student _build/student $(CHAPTERS)
+
+nbgrader: $(STAMP)  ## write the chapters as an nbgrader course into _build/nbgrader
+	@echo "== Writing the nbgrader course =="
+	@$(PY) book/_ext/chapter_cells.py nbgrader _build/nbgrader $(CHAPTERS)
 
 test: $(STAMP)  ## run all tests: lint, unit, theorems, chapters, and the built site in a browser
 	@$(call stage,Lint)

@@ -1,7 +1,10 @@
 """The local Sphinx extension: notebooks become the book's syntax, student copies lose solutions."""
 
 import importlib.util
+import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,13 +31,13 @@ EXERCISE = [
         "### Exercise: Add (5 min, code)\n\nAdd.",
         exercise={"label": "ex-add", "title": "Add", "minutes": 5, "kind": "code"},
     ),
-    code("def add(): ...", tags=["exercise"]),
+    code("def add(a, b):\n    raise NotImplementedError\n\n\ncheck.add(add)", tags=["exercise"]),
     markdown(
         "<details><summary>Solution</summary>\n\nPlus.\n\n</details>",
         solution_of="ex-add",
         tags=["solution"],
     ),
-    code("# @title Solution\ndef add(a, b): return a + b", tags=["solution"]),
+    code("# @title Solution\ndef add(a, b):\n    return a + b\n\n\ncheck.add(add)", tags=["solution"]),
 ]
 
 
@@ -95,3 +98,54 @@ def test_the_student_copy_has_the_stub_and_neither_solution_nor_notes():
     notes = markdown("<!-- notes\nask\n-->", slideshow={"slide_type": "notes"})
     copy = chapter_cells.to_student({"cells": [*EXERCISE, notes]})["cells"]
     assert copy == EXERCISE[:2]
+
+
+def test_nbgrader_gets_the_stub_with_its_solution_marked_and_a_locked_test_worth_the_minutes():
+    statement, answer, test, after = chapter_cells.to_nbgrader(
+        {"cells": [*EXERCISE, markdown("after")]}
+    )["cells"]
+    assert (statement, after) == (EXERCISE[0], markdown("after"))
+    begin, end = "### BEGIN SOLUTION\n", "### END SOLUTION\n"
+    stub, rest = answer["source"].split(begin)
+    solution, call = rest.split(end)
+    assert stub + call == EXERCISE[1]["source"]
+    assert solution.startswith("def add(a, b):\n    return a + b")
+    role = answer["metadata"]["nbgrader"]
+    assert (role["grade_id"], role["solution"], role["locked"]) == ("ex-add", True, False)
+    role = test["metadata"]["nbgrader"]
+    assert (role["grade"], role["locked"], role["points"]) == (True, True, 5)
+    assert role["grade_id"] != "ex-add"
+
+
+@pytest.mark.parametrize("status", ["passes", "fails", "not attempted yet"])
+def test_nbgraders_test_raises_unless_the_check_passes(status):
+    test = chapter_cells.to_nbgrader({"cells": EXERCISE})["cells"][2]
+    check = SimpleNamespace(add=lambda answer: SimpleNamespace(status=status))
+    outcome = nullcontext() if status == "passes" else pytest.raises(AssertionError)
+    with outcome:
+        exec(test["source"], {"check": check, "add": max})
+
+
+def test_an_exercise_of_several_stub_and_solution_cells_is_tested_once_with_all_of_its_code():
+    more = [
+        EXERCISE[0],
+        code("one = 1", tags=["exercise"]),
+        *EXERCISE[1:],
+        code("# @title Solution\ntwo = 2", tags=["solution"]),
+    ]
+    cells = chapter_cells.to_nbgrader({"cells": more})["cells"]
+    assert [("nbgrader" in c["metadata"]) for c in cells] == [False, False, True, True]
+    assert "return a + b" in cells[2]["source"]
+    assert "two = 2" in cells[2]["source"]
+
+
+def test_copies_for_students_and_for_nbgrader_lie_where_they_are_looked_for(tmp_path):
+    chapter = tmp_path / "01_sums.ipynb"
+    chapter.write_text(json.dumps({"cells": EXERCISE}))
+    chapter_cells.main("student", tmp_path / "student", [chapter])
+    chapter_cells.main("nbgrader", tmp_path / "course", [chapter])
+    assert json.loads((tmp_path / "student/01_sums.ipynb").read_text()) == {"cells": EXERCISE[:2]}
+    assert "BEGIN SOLUTION" in (tmp_path / "course/source/01_sums/01_sums.ipynb").read_text()
+    compile((tmp_path / "course/nbgrader_config.py").read_text(), "nbgrader_config.py", "exec")
+    with pytest.raises(SystemExit, match="student or nbgrader, got both"):
+        chapter_cells.main("both", tmp_path, [chapter])

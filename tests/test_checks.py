@@ -3,7 +3,9 @@
 import importlib
 import math
 import pkgutil
+import re
 from functools import partial
+from types import ModuleType
 
 import cvxpy as cp
 import numpy as np
@@ -22,6 +24,7 @@ from adv_lib.checks import (
     Numbers,
     Verdict,
     adversarial_training,
+    progress,
 )
 from adv_lib.checks import dent as dent_checks
 from adv_lib.threat import Ball
@@ -655,3 +658,52 @@ def test_a_verdict_is_one_accessible_line_of_html():
 def test_every_sentence_is_one(exercise):
     sentences = [exercise.praise, *getattr(exercise, "mistakes", {})]
     assert all(s.strip() == s and s.endswith(".") for s in sentences)
+
+
+@pytest.fixture
+def chapter():
+    """A chapter's checks: three exercises that nobody has answered yet."""
+    module = ModuleType("adv_lib.checks.small_sums")
+    titles = ("One & one", "Two and two", "Three and three")
+    module.EXERCISES = {title: Numbers((2.0 * n,), {}) for n, title in enumerate(titles, 1)}
+    return module
+
+
+def test_progress_shows_the_last_verdict_of_every_exercise_and_their_count(chapter):
+    one, two, _ = chapter.EXERCISES.values()
+    one([2.0]), two([4.0]), two([5.0])
+    first, *lines = str(progress(chapter)).splitlines()
+    assert re.fullmatch(r"Small sums: 1 of 3 exercises pass \(\d{4}-\d\d-\d\d\)", first)
+    assert lines == [
+        "✓ One & one: passes",
+        "✗ Two and two: fails",
+        "○ Three and three: not attempted yet",
+    ]
+    two([4.0])
+    assert "2 of 3" in repr(progress(chapter))
+
+
+def test_progress_says_the_same_in_html_as_in_plain_text(chapter):
+    chapter.EXERCISES["One & one"]([2.0])
+    shown = progress(chapter)
+    page = shown._repr_html_()
+    assert "<li>✓ One &amp; one: passes</li>" in page
+    assert [line.replace("&", "&amp;") in page for line in str(shown).splitlines()] == [True] * 4
+
+
+def test_progress_that_was_shown_does_not_change_with_the_next_answer(chapter):
+    shown = progress(chapter)
+    chapter.EXERCISES["One & one"]([2.0])
+    assert "0 of 3" in str(shown)
+
+
+@pytest.mark.parametrize("thing", [None, 3, "check", ModuleType("empty"), Numbers((1.0,), {})])
+def test_progress_of_what_is_no_chapter_shows_no_exercise_and_raises_nothing(thing):
+    assert "0 of 0 exercises" in str(progress(thing))
+
+
+@pytest.mark.parametrize("module", sorted({name.partition(".")[0] for name in EXERCISES}))
+def test_every_module_of_checks_lists_all_of_its_exercises(module):
+    chapter = importlib.import_module(f"{checks.__name__}.{module}")
+    own = [exercise for name, exercise in EXERCISES.items() if name.startswith(f"{module}.")]
+    assert sorted(map(id, chapter.EXERCISES.values())) == sorted(map(id, own))

@@ -10,6 +10,8 @@ import copy
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,11 +41,17 @@ class Exercise:
     """Call it with an answer to get a verdict; subclasses say in `examine` what is wrong, or None."""
 
     praise: str
+    latest = Verdict(NOT_ATTEMPTED)
 
     def examine(self, answer: Any) -> str | None:
         raise NotImplementedError
 
     def __call__(self, answer: Any) -> Verdict:
+        verdict = self._judge(answer)
+        vars(self)["latest"] = verdict  # what is asked is frozen, what was answered is not
+        return verdict
+
+    def _judge(self, answer: Any) -> Verdict:
         if untouched(answer):
             return Verdict(NOT_ATTEMPTED)
         try:
@@ -146,6 +154,48 @@ class Words(Exercise):
             if said != truth:
                 return f"entry {number}: you said {said!r}. {why}"
         return None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a reader is: the last verdict of every exercise, by the exercise's title."""
+
+    chapter: str
+    day: date
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def headline(self) -> str:
+        """The count and the date, in one line."""
+        passed = sum(verdict.status == PASSES for verdict in self.verdicts.values())
+        return f"{self.chapter}: {passed} of {len(self.verdicts)} exercises pass ({self.day})"
+
+    @property
+    def lines(self) -> list[str]:
+        """One line an exercise: its mark, its title, its status."""
+        return [f"{MARKS[v.status]} {title}: {v.status}" for title, v in self.verdicts.items()]
+
+    def __str__(self) -> str:
+        return "\n".join([self.headline, *self.lines])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines)
+        return (
+            f'<div class="adv-progress"><p><strong>{html.escape(self.headline)}</strong></p>'
+            f'<ul style="list-style: none; padding-left: 0">{items}</ul></div>'
+        )
+
+
+def progress(chapter: ModuleType) -> Progress:
+    """How far a reader is in a chapter, as this kernel has seen it.
+
+    chapter: the chapter's module of checks, which lists its exercises in `EXERCISES`, by title.
+    """
+    name = getattr(chapter, "__name__", "").rpartition(".")[2].replace("_", " ").capitalize()
+    exercises = getattr(chapter, "EXERCISES", {})
+    return Progress(name, date.today(), {title: each.latest for title, each in exercises.items()})
 
 
 def _copies(case: tuple) -> tuple:

@@ -350,3 +350,14 @@ def _interval_trained(begin: float, end: float) -> tuple[float, float]:
 
 
 ramp = _RampOrCollapse()
+
+# ---- the chapter's exercises, in its order ----
+
+EXERCISES = {
+    "A maximum by hand": danskin,
+    "The inner–outer loop": step,
+    "A random start": random_start,
+    "Three mistakes": honest,
+    "Ramp or collapse": ramp,
+    "The missing attack": published,
+}

@@ -350,3 +350,15 @@ class _Sharp(Exercise):
 
 
 scaled = _Sharp()
+
+# ---- the chapter's exercises, in its order ----
+
+EXERCISES = {
+    "Worst over attacks": worst_over_attacks,
+    "The steepest step": steepest,
+    "FGSM": fgsm,
+    "Onto the ball": project,
+    "PGD": pgd,
+    "A model that only looks robust": scaled,
+    "Three bugs": three_bugs,
+}

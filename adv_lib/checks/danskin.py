@@ -256,3 +256,14 @@ class _Ascends(Exercise):
 
 
 ascends = _Ascends()
+
+# ---- the chapter's exercises, in its order ----
+
+EXERCISES = {
+    "Six slopes": kinks,
+    "Down, and down fastest": by_hand,
+    "Two gradients": two,
+    "Frank–Wolfe": frank_wolfe,
+    "The slope of a batch": batch_slope,
+    "Nothing leads down, but something does": ascends,
+}

@@ -405,3 +405,14 @@ def _shape_of(value: object) -> str:
 
 
 planted = _Planted()
+
+# ---- the chapter's exercises, in its order ----
+
+EXERCISES = {
+    "By how much, and which way": slopes,
+    "The entropy": entropy,
+    "An episode": episodic,
+    "Attack it by transfer": by_transfer,
+    "Through the step": unrolled,
+    "The shuffled defense": planted,
+}

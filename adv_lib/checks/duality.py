@@ -406,3 +406,15 @@ class _BeatCrown(Exercise):
 
 
 beat_crown = _BeatCrown()
+
+# ---- the chapter's exercises, in its order ----
+
+EXERCISES = {
+    "Conjugates by hand": conjugates,
+    "Which sign is wrong?": signs,
+    "The two-layer dual": two_layer,
+    "When nothing is lost": stable,
+    "Beat CROWN": beat_crown,
+    "What is a theorem?": order,
+    "Two properties of a loss": properties,
+}

@@ -283,3 +283,15 @@ def _programs(model: nn.Module, eps: float) -> int:
 
 
 faster = _Faster()
+
+# ---- the chapter's exercises, in its order ----
+
+EXERCISES = {
+    "Four inequalities": four_inequalities,
+    "Who may say what": verdicts,
+    "Write interval propagation": interval,
+    "Elision": elision,
+    "Find the unsound bound": unsound,
+    "The triangle in cvxpy": triangle,
+    "Which verifies faster?": faster,
+}

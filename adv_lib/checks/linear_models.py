@@ -301,3 +301,15 @@ class _LooseBound(Exercise):
 
 
 loose_bound = _LooseBound()
+
+# ---- the chapter's exercises, in its order ----
+
+EXERCISES = {
+    "Three balls by hand": three_balls,
+    "The worst perturbation": worst_delta,
+    "The robust loss": robust_loss,
+    "The certified radius": radius,
+    "A small norm is not robustness": small_norm,
+    "Certify a ten-class model": certify,
+    "A loose bound": loose_bound,
+}

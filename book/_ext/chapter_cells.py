@@ -18,7 +18,13 @@ COMMENT_CELL = re.compile(r"<!-- (slide|notes)\n(.*?)\n?-->\s*", re.DOTALL)
 DETAILS = re.compile(r"\s*<details>\s*<summary>.*?</summary>(.*)</details>\s*", re.DOTALL)
 LEAD = re.compile(r"\A(\*\*.+?\*\*|#+ .*)\s*")  # **Theorem (…).** or ### Exercise: …
 FORM_TITLE = re.compile(r"\A# @title.*\n")
+TIMING = re.compile(r"Timing: (\d+) minutes?\b[^.]*\.")
 KINDS = {"pencil": "pencil and paper", "code": "code", "break": "break it"}
+NBGRADER_CONFIG = """c = get_config()
+c.CourseDirectory.course_id = "adversarial-robustness"
+c.ClearSolutions.code_stub = {"python": ""}  # the stubs are in the notebooks
+c.ExecutePreprocessor.timeout = 300  # seconds a cell
+"""
 
 
 def to_book(notebook: dict) -> dict:
@@ -39,6 +45,48 @@ def to_student(notebook: dict) -> dict:
     """The notebook without solutions and without the lecturer's notes."""
     cells = [c for c in notebook["cells"] if "solution" not in tags(c) and slide_type(c) != "notes"]
     return notebook | {"cells": cells}
+
+
+def to_nbgrader(notebook: dict) -> dict:
+    """The notebook as nbgrader's source: every stub holds its solution, and a graded test follows it.
+
+    `nbgrader generate_assignment` takes the solutions out again. A test is worth its exercise's minutes.
+    """
+    answers, cells, asked = solutions(notebook), [], None
+    for cell in to_student(notebook)["cells"]:
+        asked = cell["metadata"].get("exercise", asked)
+        checked = "exercise" in tags(cell) and source(cell).splitlines()[-1].startswith("check.")
+        cells += graded(cell, asked, answers[asked["label"]]) if checked else [cell]
+    return notebook | {"cells": cells}
+
+
+def solutions(notebook: dict) -> dict[str, str]:
+    """The code that solves each exercise, by the exercise's label."""
+    found, label = {}, None
+    for cell in notebook["cells"]:
+        label = cell["metadata"].get("solution_of", label)
+        if "solution" in tags(cell) and cell["cell_type"] == "code":
+            found[label] = found.get(label, "") + FORM_TITLE.sub("", source(cell)) + "\n"
+    return found
+
+
+def graded(stub: dict, asked: dict, answer: str) -> list[dict]:
+    """The stub with its solution between nbgrader's marks, and the locked cell that gives the points."""
+    *lines, call = source(stub).splitlines()
+    label, points = asked["label"], asked["minutes"]
+    marked = [*lines, "### BEGIN SOLUTION", answer.rstrip("\n"), "### END SOLUTION", call]
+    test = [f"# {points} points", f"verdict = {call}", 'assert verdict.status == "passes", verdict']
+    new = {"cell_type": "code", "id": f"test-{label}", "execution_count": None, "outputs": []}
+    return [
+        stub | with_role(stub["metadata"], marked, grade_id=label, solution=True, locked=False),
+        new | with_role({}, test, grade_id=f"test-{label}", grade=True, points=points),
+    ]
+
+
+def with_role(metadata: dict, lines: list[str], **role) -> dict:
+    """A cell's text and metadata with its role in nbgrader; it is locked unless that says otherwise."""
+    plain = {"schema_version": 3, "grade": False, "solution": False, "task": False, "locked": True}
+    return {"source": "\n".join(lines), "metadata": metadata | {"nbgrader": plain | role}}
 
 
 def tags(cell: dict) -> list[str]:
@@ -150,15 +198,27 @@ def setup(app) -> dict:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def write_student_copies(folder: Path, chapters: list[Path]) -> None:
-    """Write each chapter without its solutions into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for chapter in chapters:
-        copy = to_student(json.loads(chapter.read_text(encoding="utf-8")))
-        text = json.dumps(copy, indent=1, ensure_ascii=False) + "\n"
-        (folder / chapter.name).write_text(text, encoding="utf-8")
-        print(folder / chapter.name)
+def write(copies: dict[Path, dict]) -> None:
+    """Write each notebook to its path."""
+    for path, notebook in copies.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8")
+        print(path)
+
+
+def main(kind: str, folder: Path, chapters: list[Path]) -> None:
+    """Write the chapters for students, or for nbgrader as a course of one assignment a chapter."""
+    read = {chapter: json.loads(chapter.read_text(encoding="utf-8")) for chapter in chapters}
+    if kind == "student":
+        write({folder / chapter.name: to_student(notebook) for chapter, notebook in read.items()})
+    elif kind == "nbgrader":
+        source_folder = folder / "source"
+        write({source_folder / c.stem / c.name: to_nbgrader(n) for c, n in read.items()})
+        (folder / "nbgrader_config.py").write_text(NBGRADER_CONFIG, encoding="utf-8")
+    else:
+        raise SystemExit(f"expected student or nbgrader, got {kind}")
 
 
 if __name__ == "__main__":
-    write_student_copies(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    main(sys.argv[1], Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])

@@ -1,6 +1,7 @@
 """What every chapter promises its readers; CONTRIBUTING.md describes the cells and their metadata."""
 
 import ast
+import importlib
 import importlib.util
 import re
 from itertools import takewhile
@@ -111,6 +112,14 @@ def test_slide_text_and_notes_are_comments_and_nothing_else(chapter):
         assert not cell.source.startswith("<!--") or (comment and kind), cell.source
 
 
+def test_a_note_with_minutes_covers_every_slide(chapter):
+    kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in chapter.cells]
+    notes = {n: chapter.cells[n].source for n, kind in enumerate(kinds) if kind == "notes"}
+    timed = [n for n, text in notes.items() if chapter_cells.TIMING.search(text)]
+    assert timed == [n for n, text in notes.items() if "Timing" in text]
+    assert timed[-1] > max(n for n, kind in enumerate(kinds) if kind in ("slide", "subslide"))
+
+
 def test_the_chapter_has_pencil_code_and_break_it_exercises(exercises):
     kinds = [statement.metadata["exercise"]["kind"] for statement, _, _ in exercises]
     assert set(kinds) == {"pencil", "code", "break"}
@@ -137,6 +146,20 @@ def test_every_exercise_has_a_statement_a_hint_a_stub_with_a_check_and_a_solutio
             assert cell.source.startswith("# @title Solution")
             assert cell.metadata["jupyter"]["source_hidden"]
             assert cell.metadata["cellView"] == "form"
+
+
+def test_the_chapter_ends_with_how_far_the_reader_is_in_exactly_its_exercises(chapter, exercises):
+    last = chapter.cells[-1]
+    assert last.source == "progress(check)"
+    assert all(tagged(cell, "remove-cell") for cell in chapter.cells[-2:])
+    imports = code(chapter.cells)[1].source
+    module = re.search(r"^from adv_lib\.checks import (\w+) as check$", imports, re.MULTILINE)[1]
+    checks = importlib.import_module(f"adv_lib.checks.{module}")
+    titles = [statement.metadata["exercise"]["title"] for statement, _, _ in exercises]
+    calls = [stub[-1].source.splitlines()[-1] for _, stub, _ in exercises]
+    names = [re.match(r"check\.(\w+)", call)[1] for call in calls]
+    assert list(checks.EXERCISES) == titles
+    assert list(checks.EXERCISES.values()) == [getattr(checks, name) for name in names]
 
 
 def test_no_later_cell_uses_what_a_reader_writes_in_an_exercise(chapter, exercises):
@@ -174,6 +197,15 @@ def test_the_student_copy_runs_and_every_stub_says_not_attempted(student_copy):
     for cell in code(student_copy.cells):
         if tagged(cell, "exercise") and cell.source.splitlines()[-1].startswith("check"):
             assert "not attempted" in str(cell.outputs), cell.source
+
+
+def test_an_untouched_student_copy_shows_every_exercise_as_not_attempted(student_copy, exercises):
+    (shown,) = student_copy.cells[-1].outputs
+    first, *lines = shown.data["text/plain"].splitlines()
+    assert f": 0 of {len(exercises)} exercises pass" in first
+    titles = [statement.metadata["exercise"]["title"] for statement, _, _ in exercises]
+    assert lines == [f"○ {title}: not attempted yet" for title in titles]
+    assert "text/html" in shown.data
 
 
 def test_every_figure_a_cell_draws_has_its_alt_text(student_copy):
