@@ -104,8 +104,9 @@ bounds, on the same models and data. `make bench` runs everything on this page a
 PART=speed` runs one part. All contestants of a table take turns in one run. Times are CPU times in one
 thread, and medians over all turns. Trust the ratios, not the milliseconds.
 
-The other libraries: {libraries}. secml-torch is missing: where this book's `adv_lib` is installed it takes
-it for another library of that name, and does not import. The targets were set before this code was written.
+The other libraries: {libraries}. secml-torch is missing: where this book's `adv_lib` is installed it
+takes it for another library of that name, and does not import. The targets were set before this code was
+written.
 
 | part | targets met | not met |
 |---|---|---|

@@ -1,6 +1,7 @@
 """What all tests share: one thread, no window, the same random examples in every run."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
@@ -36,3 +37,21 @@ def mnist():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADV_LIB_DATA", str(DATA))
         return data.load("mnist")
+
+
+def pytest_collection_modifyitems(items):
+    """Note on each test of a theorem which one it tries to break."""
+    for item in items:
+        item.user_properties += [
+            ("theorems tested", mark.args[0]) for mark in item.iter_markers("theorem")
+        ]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what the tests that passed were about: each theorem, exercise, page, slider, … counts once."""
+    seen = defaultdict(set)
+    for report in terminalreporter.stats.get("passed", []):
+        for what, which in report.user_properties:
+            seen[what].add(which)
+    for what, which in sorted(seen.items()):
+        terminalreporter.write_line(f"evidence: {len(which)} {what}")

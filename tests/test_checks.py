@@ -499,7 +499,8 @@ def test_a_tempting_wrong_answer_fails_with_the_sentence_written_for_it(
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-def test_every_exercise_knows_at_least_two_mistakes_and_their_sentences_differ(name):
+def test_every_exercise_knows_at_least_two_mistakes_and_their_sentences_differ(name, record_property):
+    record_property("exercises checked", name)
     sentences = {sentence for _, sentence in wrong_answers(name, EXERCISES[name])}
     assert len(sentences) >= 2
 

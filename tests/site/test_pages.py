@@ -27,7 +27,8 @@ def opened(visit):
     return visit
 
 
-def test_the_page_loads_without_a_complaint_in_the_console_or_a_failed_request(visit):
+def test_the_page_loads_without_a_complaint_in_the_console_or_a_failed_request(visit, record_property):
+    record_property("pages opened in a browser", visit.name)
     assert visit.complaints == []
 
 
@@ -57,10 +58,12 @@ def picture(figure):
     )
 
 
-def test_every_slider_changes_its_picture_by_keyboard_and_back(visit):
+def test_every_slider_changes_its_picture_by_keyboard_and_back(visit, record_property):
     before = len(visit.complaints)
     for figure in visit.page.query_selector_all("figure.adv-slider"):
-        for control in figure.query_selector_all("input[type=range]"):
+        for number, control in enumerate(figure.query_selector_all("input[type=range]")):
+            which = (visit.name, figure.get_attribute("id"), number)
+            record_property("sliders moved by keyboard", which)
             at_the_end = control.evaluate("c => Number(c.value) >= Number(c.max)")
             there, back = ["ArrowLeft", "ArrowRight"][:: 1 if at_the_end else -1]
             first = picture(figure)

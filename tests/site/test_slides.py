@@ -73,9 +73,10 @@ def test_the_mathematics_of_the_deck_is_set(deck):
     assert unset == []
 
 
-def test_every_slide_can_be_reached_by_keyboard(deck):
+def test_every_slide_can_be_reached_by_keyboard(deck, record_property):
     slides = deck.page.evaluate("Reveal.getTotalSlides()")
     for number in range(slides):
+        record_property("slides reached by keyboard", (deck.name, number))
         deck.screenshot(f"{number + 1:02d}")
         while deck.page.evaluate("Reveal.availableFragments().next"):
             deck.page.keyboard.press("Space")
