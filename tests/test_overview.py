@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 PAGE = """# Page
 
+:::{chapter-table}
+:::
+
 :::{exercise-list}
 :::
 
@@ -58,8 +61,14 @@ LIVE = {
     "outputs": [],
     "source": "print(1 + 1)",
 }
+BADGES = markdown(
+    "[Open in Colab](https://colab.test/sums) · [Slides](s) · 30 min to read, 17 min of exercises · "
+    "needs: [Chapter 1](01_sums.ipynb) and patience",
+    badges=True,
+)
 SUMS = [
-    markdown("# Sums: easy", slideshow={"slide_type": "slide"}),
+    markdown("# Sums: easy\n\n**What is one and one?**", slideshow={"slide_type": "slide"}),
+    BADGES,
     slide("Why"),
     notes("Ask who can add. Timing: 5 minutes."),
     LIVE | {"metadata": {"tags": ["live-demo"], "slideshow": {"slide_type": "slide"}}},
@@ -68,7 +77,8 @@ SUMS = [
     notes("Show. Timing: 12 minutes with the demo."),
 ]
 PRODUCTS = [
-    markdown("# Products", slideshow={"slide_type": "slide"}),
+    markdown("# Products\n\n**And one times one?**", slideshow={"slide_type": "slide"}),
+    BADGES,
     exercise("ex-times", "Times", 20, "break"),
     notes("Timing: 1 minute."),
 ]
@@ -114,6 +124,7 @@ def book(tmp_path, monkeypatch):
 
 def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     text = build(book)
+    assert "1 Sums: easy What is one and one? 30, 17, 17 1 slides · Colab" in text
     assert "Sums: easy 1 1 0 2 17 Products 0 0 1 1 20 All 1 1 1 3 37" in text
     assert "Exercise 1 Add 10 code Exercise 2 Carry 7 pencil and paper All 17" in text
     assert "Slides (17 minutes)" in text
@@ -124,10 +135,14 @@ def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     assert "10:17 lunch 45 11:02 lab Add (10); Carry (7) 17 Carry (7) 7 All 89 7" in text
     assert "Not in this plan: slides of Products (1); exercises of 20 minutes." in text
 
-    write(book, "02_products", [*PRODUCTS[:1], exercise("ex-times", "Times", 25, "break"), PRODUCTS[2]])
+    write(book, "02_products", [*PRODUCTS[:2], exercise("ex-times", "Times", 25, "break"), PRODUCTS[-1]])
     assert "All 1 1 1 3 42" in build(book)
 
-    write(book, "00_start", [markdown("# Start", slideshow={"slide_type": "slide"}), PRODUCTS[2]])
+    write(
+        book,
+        "00_start",
+        [markdown("# Start\n\n**Go?**", slideshow={"slide_type": "slide"}), BADGES, PRODUCTS[-1]],
+    )
     toc = {"root": "page", "entries": [{"file": f"0{n}"} for n in ("0_start", "1_sums", "2_products")]}
     (book / "_toc.yml").write_text(json.dumps(toc))
     text = build(book)

@@ -1,8 +1,9 @@
-"""Lists that nobody types: the exercises, the lectures and course plans, read from the chapters' cells.
+"""Lists that nobody types: of chapters, exercises, lectures and sessions, read from the chapters' cells.
 
-Three directives, each for all chapters of the table of contents: `exercise-list`, `lecture-plan` and
-`course-plan`. Their pages are rebuilt when a chapter changes. Minutes come from the exercises' metadata
-and from the "Timing: 8 minutes." of the speaker's notes, which covers the slides since the one before.
+Four directives, each for all chapters of the table of contents: `chapter-table`, `exercise-list`,
+`lecture-plan` and `course-plan`. Their pages are rebuilt when a chapter changes. Minutes come from the
+exercises' metadata and from the "Timing: 8 minutes." of the speaker's notes, which covers the slides
+since the one before.
 """
 
 import json
@@ -18,6 +19,12 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 TITLE = re.compile(r"^#+ (.+)$|\A\*\*(.+?)\.?\*\*", re.MULTILINE)  # a heading, or **Theorem (…).**
+
+QUESTION = re.compile(r"^\*\*(.+)\*\*$", re.MULTILINE)
+BADGES = re.compile(
+    r"\[Open in Colab\]\((?P<colab>\S+)\).* (?P<read>\d+) min to read,.*needs: (?P<needs>.+)"
+)
+CHAPTER = re.compile(r"\[Chapter (\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,17 @@ class Chapter:
     def title(self) -> str:
         """The chapter's heading."""
         return TITLE.search(source(self.cells[0]))[1]
+
+    @property
+    def question(self) -> str:
+        """The sentence below the heading."""
+        return QUESTION.search(source(self.cells[0]))[1]
+
+    @property
+    def badges(self) -> re.Match:
+        """Where the chapter opens in Colab, the minutes that its text takes, and what it needs."""
+        (badges,) = (source(cell) for cell in self.cells if "badges" in cell["metadata"])
+        return BADGES.search(badges)
 
     @property
     def exercises(self) -> list[dict]:
@@ -108,7 +126,7 @@ def folded(summary: str, text: str) -> str:
 
 
 class Overview(SphinxDirective):
-    """What the three directives share: the chapters, and sections for them."""
+    """What the directives share: the chapters, and sections for them."""
 
     def chapters(self) -> list[Chapter]:
         """Every notebook of the table of contents, in its order; a change in one rebuilds the page."""
@@ -125,6 +143,26 @@ class Overview(SphinxDirective):
         """A section with the chapter's title."""
         head = nodes.title("", chapter.title)
         return nodes.section("", head, *self.parse_text_to_nodes(text), ids=[f"in-{chapter.name}"])
+
+
+class ChapterTable(Overview):
+    """Every chapter with its question, its minutes, what it needs, and where it opens."""
+
+    def run(self) -> list[nodes.Node]:
+        head = ["", "Chapter", "Minutes: read, exercises, lecture", "Needs", "Open"]
+        return self.parse_text_to_nodes(table(head, [self.row(c) for c in self.chapters()]))
+
+    def row(self, chapter: Chapter) -> list:
+        """One chapter."""
+        badges, home = chapter.badges, self.config.html_baseurl
+        minutes = f"{badges['read']}, {chapter.exercise_minutes}, {chapter.lecture_minutes}"
+        return [
+            chapter.number,
+            f"{{doc}}`/{chapter.docname}`<br>{chapter.question}",
+            minutes,
+            ", ".join(CHAPTER.findall(badges["needs"])) or "–",
+            f"[slides]({home}slides/{chapter.name}.html) · [Colab]({badges['colab']})",
+        ]
 
 
 class ExerciseList(Overview):
@@ -258,6 +296,7 @@ def link(exercise: dict) -> str:
 
 def setup(app) -> dict:
     """Register with Sphinx."""
+    app.add_directive("chapter-table", ChapterTable)
     app.add_directive("exercise-list", ExerciseList)
     app.add_directive("lecture-plan", LecturePlan)
     app.add_directive("course-plan", CoursePlan)

@@ -76,6 +76,12 @@ def test_the_chapter_offers_its_parameters_and_its_badges_once(chapter):
     assert sum("badges" in cell.metadata for cell in chapter.cells) == 1
 
 
+def test_the_badges_promise_the_minutes_of_the_exercises(chapter, exercises):
+    (badges,) = (cell.source for cell in chapter.cells if "badges" in cell.metadata)
+    promised = re.search(r" · \d+ min to read, (\d+) min of exercises · needs: ", badges)[1]
+    assert int(promised) == sum(s.metadata["exercise"]["minutes"] for s, _, _ in exercises)
+
+
 def test_the_code_cells_are_short(chapter):
     lengths = [len(cell.source.splitlines()) for cell in code(chapter.cells)]
     assert median(lengths) <= 6
