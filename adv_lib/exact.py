@@ -183,7 +183,8 @@ def search(
     node that cannot get TOLERANCE below the best input is closed. Any other is split in two at the unit
     whose triangle is violated most, weighed by the price of its upper edge.
 
-    relaxation: of the hidden layers.  layers: all of them.  c: (K,).  deadline: in seconds of `time.monotonic`.
+    relaxation: of the hidden layers.  layers: all of them.  c: (K,).
+    deadline: in seconds of `time.monotonic`.
     sign: stop when the sign of the minimum is known: close nodes above TOLERANCE, end below −TOLERANCE.
     """
     W, b = layers[-1]

@@ -182,7 +182,8 @@ def interval(W: Array, b: Array, lower: Array, upper: Array) -> tuple[Array, Arr
 def intervals(layers: Sequence[Layer], lower: Array, upper: Array) -> list[tuple[Array, Array]]:
     """The interval bounds (l, u) of every hidden layer over the input box [lower, upper].
 
-    layers: every affine piece, (W, b).  lower, upper: (d,).  Returns a pair (l, u) for each hidden layer.
+    layers: every affine piece (W, b).  lower, upper: (d,).
+    Returns (l, u) for each hidden layer.
     """
     found = []
     for W, b in layers[:-1]:
