@@ -22,6 +22,7 @@ ITEM = r"(?:Returns|Raises|Yields|Source:)"
 NAMES = re.compile(r"(\w+(?:, \w+)*): +")
 MARKED = re.compile(rf"({ITEM}) *")
 CODE = re.compile(r"`([^`]+)`|\"([\w-]+)\"")
+ENUMERATOR = re.compile(r"^(\(?(?:[A-Za-z#]|\d+|[ivxlcdm]+))([.)])(?=\s|$)")  # would begin a list
 PRIME = re.compile(r"(?<!\w)(\w)'(?!\w)")  # l' and δ', which typographers would turn into quotes
 
 
@@ -148,7 +149,7 @@ def inline(text: str, module: str, owner: str) -> str:
         parts += [escape(text[end : match.start()]), code(match, module, owner)]
         end = match.end()
         parts += ["\\ "] if text[end : end + 1].isalnum() else []  # markup ends where a word does
-    return "".join([*parts, escape(text[end:])])
+    return ENUMERATOR.sub(r"\1\\\2", "".join([*parts, escape(text[end:])]))
 
 
 def escape(text: str) -> str:
