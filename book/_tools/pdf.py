@@ -24,7 +24,7 @@ BROWSERS = "chromium", "chromium-browser", "google-chrome"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
 STYLE = """
   .title-page { break-after: page; padding-top: 60mm; }
-  .title-page .title { font-size: 30pt; font-weight: 700; line-height: 1.15; }
+  .title { font-size: 25pt; font-weight: 700; line-height: 1.15; }
   .contents a { color: inherit; text-decoration: none; }
   .contents, article { break-before: page; }
   @page { @bottom-center { content: counter(page); font: 9pt sans-serif; } }
