@@ -229,9 +229,11 @@ def skip(app, what: str, name: str, obj, skipped: bool, options) -> bool | None:
     return True if inspect.isbuiltin(obj) or type(obj).__name__ == "_tuplegetter" else None
 
 
-def signature(app, what: str, name: str, obj, options, arguments: str, returns: str):
-    """A protocol has no arguments of its own."""
-    return ("", None) if getattr(obj, "_is_protocol", False) and inspect.isclass(obj) else None
+def signature(app, what: str, name: str, obj, options, arguments: str | None, returns: str | None):
+    """A protocol has no arguments of its own; a default without a literal is left to the docstring."""
+    if inspect.isclass(obj) and getattr(obj, "_is_protocol", False):
+        return "", None
+    return arguments and re.sub(r"<[^<>]* at 0x\w+>", "...", arguments), returns
 
 
 def setup(app) -> dict:
