@@ -233,7 +233,7 @@ def signature(app, what: str, name: str, obj, options, arguments: str | None, re
     """A protocol has no arguments of its own; a default without a literal is left to the docstring."""
     if inspect.isclass(obj) and getattr(obj, "_is_protocol", False):
         return "", None
-    return arguments and re.sub(r"<[^<>]* at 0x\w+>", "...", arguments), returns
+    return arguments and re.sub(r"<[^<>]* object[^<>]*>", "...", arguments), returns
 
 
 def setup(app) -> dict:
