@@ -13,7 +13,7 @@ BENCH = .venv-bench
 export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve slides student nbgrader test test-colab bench reproduce lock fork clean
+.PHONY: help book serve pdf slides student nbgrader test test-colab bench reproduce lock fork clean
 
 help:  ## say what there is (this list)
 	@echo "make TARGET, where TARGET is one of"
@@ -32,6 +32,13 @@ book: $(STAMP)  ## run every chapter from clean and build the site, its slides a
 serve: book  ## build the book, then show it at http://localhost:8000 (PORT=… to change)
 	@echo "== http://localhost:$(PORT) (Ctrl-C to stop) =="
 	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+pdf: $(STAMP) _build/html/index.html  ## print the built book into _build/book.pdf (needs Chromium)
+	@echo "== Printing the book (half a minute) =="
+	@$(PY) book/_tools/pdf.py
+
+_build/html/index.html:
+	@$(MAKE) --no-print-directory book
 
 slides: $(STAMP)  ## write each chapter's slides into _build/deck (runs only chapters that changed)
 	@echo "== Writing the slides =="

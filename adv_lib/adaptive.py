@@ -28,9 +28,11 @@ class Defense(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
-    def adapt(self, x: Tensor) -> Model: ...  # the network that answers x, held fixed
+    def adapt(self, x: Tensor) -> Model:
+        """The network that answers x, held fixed."""
 
-    def unrolled(self) -> Model: ...  # the same answers, with the gradient of the adaptation
+    def unrolled(self) -> Model:
+        """The same answers, with the gradient of the adaptation."""
 
 
 def transfer(attack: Attack) -> Attack:

@@ -48,7 +48,10 @@ class Affine:
         )
 
     def times(self, weight: Tensor, h: Tensor) -> Tensor:
-        """W h, or with another weight of the same shape, such as |W|, that times h."""
+        """W h, or with another weight of the same shape, such as |W|, that times h.
+
+        h: (n, *shape_in).  Returns (n, *shape_out).
+        """
         h = h.reshape(len(h), *self.shape_in)
         return F.linear(h, weight) if self.conv is None else F.conv2d(h, weight, **self.conv)
 

@@ -61,9 +61,10 @@ def directional_derivative(
 ) -> Tensor:
     """D_γφ(θ) = max_{δ∈S*(θ)} ⟨γ, ∇_θ g(θ, δ)⟩, the one-sided slope of φ(θ) = max_{δ∈S} g(θ, δ).
 
-    gamma: like theta; its length counts.  Other arguments and errors as for `maximisers`; g(·, δ) must
-    be differentiable. Pieces within `tolerance` of the largest count as tied; of others only the leading
-    one counts, however near the kink is.
+    gamma: like theta; its length counts.
+    Other arguments and errors as for `maximisers`; g(·, δ) must be differentiable. Pieces within
+    `tolerance` of the largest count as tied; of others only the leading one counts, however near the
+    kink is.
     Returns a number ().  Source: Danskin 1966, Theorem 1.
     """
     if gamma.shape != theta.shape or gamma.dtype != theta.dtype:
@@ -259,10 +260,10 @@ def perturbations(
 def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """⟨∇_θ ℓ_i, ∇_θ ℓ_j⟩ for the mean losses ℓ_i of r batches, and the loss of every sample.
 
-    x: (r, b, *shape), y: (r, b).  Each batch goes through the model by itself, as BatchNorm wants it;
-    statistics that the model keeps become the mean of what the r batches would make of them.
-    A layer's r gradients are dropped as soon as their products are added up, so never more than one
-    layer's are held.
+    x: (r, b, *shape).  y: (r, b).
+    Each batch goes through the model by itself, as BatchNorm wants it; statistics that the model keeps
+    become the mean of what the r batches would make of them. A layer's r gradients are dropped as soon
+    as their products are added up, so never more than one layer's are held.
     Returns (r, r) in float64, and the cross-entropies (r, b), which can be differentiated once more.
     Raises ValueError for shapes that do not fit, and for a model without parameters to differentiate.
     """

@@ -16,7 +16,11 @@ NAMES = ("digits", "mnist", "cifar10")
 
 
 class Data(NamedTuple):
-    """A training set and a test set."""
+    """A training set and a test set.
+
+    x_train, x_test: float32 (n, C, H, W), in [0, 1].
+    y_train, y_test: int64 (n,).
+    """
 
     x_train: Tensor
     y_train: Tensor

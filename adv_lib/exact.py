@@ -139,8 +139,9 @@ def certify(
     attack; linear programs for each class that is left, first on interval bounds and then on bounds that
     are linear programs too; the search for each class that these leave.
     time_limit: seconds for each sample that gets as far as the programs.
-    jobs, progress, and what it raises: as in `margins`.
-    Source of the order: Tjeng, Xiao & Tedrake 2019.
+    jobs, progress: as in `margins`.
+    Raises what `margins` raises.
+    Source: Tjeng, Xiao & Tedrake 2019 (the order).
     """
     x = x.detach()
     problems = _problems(model, x, y, ball, time_limit)
@@ -182,7 +183,8 @@ def search(
     node that cannot get TOLERANCE below the best input is closed. Any other is split in two at the unit
     whose triangle is violated most, weighed by the price of its upper edge.
 
-    relaxation: of the hidden layers.  c: (K,).  deadline: in seconds of `time.monotonic`.
+    relaxation: of the hidden layers.  layers: all of them.  c: (K,).
+    deadline: in seconds of `time.monotonic`.
     sign: stop when the sign of the minimum is known: close nodes above TOLERANCE, end below −TOLERANCE.
     """
     W, b = layers[-1]
@@ -221,7 +223,7 @@ def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: flo
     """min cᵀ(logits) as a mixed-integer linear program, left to HiGHS.
 
     The relaxation, and for each unstable unit a v ∈ {0, 1} with h ≤ u v and h ≤ a − l (1 − v).
-    relaxation, c, deadline: as in `search`.  Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
+    relaxation, layers, c, deadline: as in `search`.  Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 

@@ -58,7 +58,10 @@ def robust_margin(w: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Ten
 
 
 def logistic(margin: Tensor) -> Tensor:
-    """L(m) = log(1 + e^{−m}): convex, decreasing, with slope between −1 and 0."""
+    """L(m) = log(1 + e^{−m}): convex, decreasing, with slope between −1 and 0.
+
+    margin: any shape.  Returns the same shape.
+    """
     return softplus(-margin)
 
 
@@ -104,7 +107,10 @@ def largest_margin(x: Tensor, y: Tensor, p: float) -> float:
     """The supremum of the ε for which one (w, b) classifies every sample right under ‖δ‖_p ≤ ε.
 
     max over ‖w‖_q ≤ 1 and b of min_i y_i (wᵀx_i + b): the hard-margin support vector machine in the
-    norm p. It is 0 if the data cannot be separated at all.  Raises ValueError unless both classes occur.
+    norm p. It is 0 if the data cannot be separated at all.
+
+    x: (n, *shape).  y: (n,) of ±1.  p: 1, 2 or math.inf.  Returns a number, in the units of x.
+    Raises ValueError unless both classes occur.
     """
     import cvxpy as cp
 

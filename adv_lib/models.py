@@ -14,7 +14,10 @@ from torch import nn
 
 
 def linear(features: int, outputs: int, generator: torch.Generator | None = None) -> nn.Sequential:
-    """Wx + b. With one output, its sign separates two classes."""
+    """Wx + b. With one output, its sign separates two classes.
+
+    features: d, the entries of one input.  outputs: 1, or one for each class.  generator: as for `mlp`.
+    """
     return mlp([features, outputs], generator)
 
 

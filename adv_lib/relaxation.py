@@ -171,13 +171,20 @@ class Relaxation:
 
 
 def interval(W: Array, b: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """The smallest and the largest W h + b over lower ≤ h ≤ upper; see `bounds.interval`."""
+    """The smallest and the largest W h + b over lower ≤ h ≤ upper; see `bounds.interval`.
+
+    W: (out, in).  b: (out,).  lower, upper: (in,).  Returns two arrays (out,).
+    """
     centre, radius = W @ ((upper + lower) / 2) + b, np.abs(W) @ ((upper - lower) / 2)
     return centre - radius, centre + radius
 
 
 def intervals(layers: Sequence[Layer], lower: Array, upper: Array) -> list[tuple[Array, Array]]:
-    """The interval bounds (l, u) of every hidden layer over the input box [lower, upper]."""
+    """The interval bounds (l, u) of every hidden layer over the input box [lower, upper].
+
+    layers: every affine piece (W, b).  lower, upper: (d,).
+    Returns (l, u) for each hidden layer.
+    """
     found = []
     for W, b in layers[:-1]:
         found.append(interval(W, b, lower, upper))
@@ -194,7 +201,8 @@ def relax(
 ) -> tuple[Relaxation, list[tuple[Array, Array]]]:
     """The relaxation of all hidden layers, and the pre-activation bounds (l, u) of each that it uses.
 
-    layers: every affine piece, the last one too, which is not relaxed but asked about afterwards.
+    layers: every affine piece (W, b), the last one too, which is not relaxed but asked about afterwards.
+    lower, upper: (d,), the box in which the input lies.
     bounds: for each hidden layer; None finds them from the first layer to the last: by intervals, which
             are exact in the first, and where these leave a unit unstable by minimising and maximising
             its pre-activation over the layers before it. What `deadline` (in seconds of

@@ -1,6 +1,6 @@
 """The threat model: the set Δ(x) of perturbations δ that the adversary may add to an input x.
 
-One object, :class:`Ball`, carries the whole book. It answers four questions about
+One object, `Ball`, carries the whole book. It answers four questions about
 Δ(x) = {δ : ‖δ‖_p ≤ ε and x + δ ∈ [lo, hi]}: how far can a linear function rise on it, where does it
 rise that far, which point of it is nearest, and what does a random point of it look like.
 """
@@ -92,7 +92,7 @@ class Ball:
     def at(self, x: Tensor) -> Region:
         """Δ(x) at one batch x, checked once, for loops that step and project many times.
 
-        x: (n, *shape).
+        x: (n, *shape).  Returns a `Region` of n samples.
         """
         eps, rows = self._checked_eps(x, x).detach(), x.detach().flatten(1)
         lo, hi = self.box or (-math.inf, math.inf)

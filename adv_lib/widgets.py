@@ -18,7 +18,13 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Control:
-    """One range input: what it is called, the values it steps through, how a value reads."""
+    """One range input.
+
+    label:  what it is called.
+    values: those it steps through.
+    show:   how a value reads: value → text.
+    start:  the index of the value that it begins with, from 0.
+    """
 
     label: str
     values: Sequence[Any]

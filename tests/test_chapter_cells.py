@@ -82,6 +82,9 @@ def test_form_titles_for_colab_are_not_shown_in_the_book():
         ("[Exercise](#ex-add)", "{numref}`ex-add`"),
         ("[Madry](../book/references.md#cite-madry2018)", "{cite:t}`madry2018`"),
         ("[attacks](../book/glossary.md#term-attack)", "{term}`attacks <attack>`"),
+        ("[game](../book/glossary.md#term-min-max-problem)", "{term}`game <min-max problem>`"),
+        ("[noise](../book/glossary.md#term-no-such-term)", "{term}`noise <no-such-term>`"),
+        ("[`fgsm`](../book/api.md#adv_lib.attacks.fgsm)", "{py:obj}`fgsm <adv_lib.attacks.fgsm>`"),
         ("[a page](../book/notation.md)", "[a page](../book/notation.md)"),
     ],
 )

@@ -9,10 +9,14 @@ import json
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
+GLOSSARY = Path(__file__).parents[1] / "glossary.md"
 SLIDE_END = "% slide: end"
-GENTLE_LINK = re.compile(r"\[([^\]]+)\]\([\w./]*#((thm|def|lem|cor|prop|ex|fig|cite|term)-[\w-]+)\)")
+GENTLE_LINK = re.compile(
+    r"\[([^\]]+)\]\([\w./]*#((thm|def|lem|cor|prop|ex|fig|cite|term)-[\w-]+|(adv_lib)\.[\w.]+)\)"
+)
 NUMBERED_WORDS = re.compile(r"(theorem|definition|lemma|corollary|proposition|exercise|figure)\b", re.I)
 COMMENT_CELL = re.compile(r"<!-- (slide|notes)\n(.*?)\n?-->\s*", re.DOTALL)
 DETAILS = re.compile(r"\s*<details>\s*<summary>.*?</summary>(.*)</details>\s*", re.DOTALL)
@@ -160,19 +164,30 @@ def references(text: str) -> str:
 
     Words that do not begin with the kind of item are kept: [Hölder](#thm-dual-norm) stays “Hölder”.
     """
-    return GENTLE_LINK.sub(lambda link: role(*link.groups()), text)
+    return GENTLE_LINK.sub(lambda link: role(link[1], link[2], link[3] or link[4]), text)
 
 
 def role(words: str, label: str, kind: str) -> str:
     """The MyST role of one gentle link."""
     if kind == "cite":
         return f"{{cite:t}}`{label.removeprefix('cite-')}`"
+    if kind == "adv_lib":
+        return f"{{py:obj}}`{words.strip('`')} <{label}>`"
     if kind == "term":
-        return f"{{term}}`{words} <{label.removeprefix('term-').replace('-', ' ')}>`"
+        anchor = label.removeprefix("term-")
+        return f"{{term}}`{words} <{glossary().get(anchor, anchor)}>`"
     plain, numbered = ("ref", "numref") if kind in ("ex", "fig") else ("prf:ref", "prf:ref")
     if NUMBERED_WORDS.match(words):
         return f"{{{numbered}}}`{label}`"
     return f"{{{plain}}}`{words} <{label}>`"
+
+
+@cache
+def glossary() -> dict[str, str]:
+    """The glossary's terms by what follows #term- in a link: "min-max-problem" → "min-max problem"."""
+    entries = GLOSSARY.read_text(encoding="utf-8").partition("```{glossary}")[2]
+    terms = re.findall(r"^(?![\s`]).+$", entries, re.MULTILINE)
+    return {re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-"): term for term in terms}
 
 
 def details_body(text: str) -> str:
