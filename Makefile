@@ -69,8 +69,9 @@ test: $(STAMP)  ## run all tests: lint, unit, theorems, chapters, and the built 
 	@$(BIN)/pytest tests/site
 	@$(call stage,All tests passed)
 
-test-colab: $(STAMP)  ## run the chapters in an environment with Colab's own versions
+test-colab: $(STAMP)  ## run the chapters with Colab's own versions, and note their times in book/benchmarks.md
 	@bash tests/colab/run.sh
+	@$(PY) -m benchmarks bench
 
 bench: $(BENCH)/.installed  ## compare with other libraries, write book/benchmarks.md (PART=speed for a part)
 	@OMP_NUM_THREADS=1 $(BENCH)/bin/python -m benchmarks bench $(or $(PART),all)

@@ -25,7 +25,7 @@ MODULES = {
 
 def main(page: str, *names: str) -> None:
     """Run what is named, then write the page; without MNIST say so and leave the page as it is."""
-    parts = pages.PARTS[page]
+    parts = tuple(part for part in pages.PARTS[page] if part not in pages.ELSEWHERE)
     names = parts if names == ("all",) else names
     if unknown := set(names) - set(parts):
         sys.exit(f"unknown: {', '.join(unknown)}; there are: {', '.join(parts)}")

@@ -10,9 +10,10 @@ from .results import STATUSES, Figure, load
 
 BOOK = Path(__file__).parent.parent / "book"
 PARTS = {
-    "bench": ("speed", "l1", "scale", "defects", "verification", "dual", "shortest"),
+    "bench": ("speed", "l1", "scale", "defects", "verification", "dual", "shortest", "colab"),
     "reproduce": ("linear", "mnist", "training", "certified", "chapters"),
 }
+ELSEWHERE = {"colab": "make test-colab"}  # parts that another command makes
 PAGES = {"bench": BOOK / "benchmarks.md", "reproduce": BOOK / "reproduced.md"}
 
 SOURCES = {  # in the order of the page: key in book/references.bib, what it is about
@@ -170,11 +171,12 @@ def reproduced(found: dict[str, dict]) -> str:
 
 def sections(page: str, found: dict[str, dict]) -> str:
     """Every part as it came out, and how to run it again."""
-    return "\n".join(
-        f"{result['text'].rstrip()}\n\n*`make {page} PART={part}`; run on {result['date']}, "
-        f"{result['machine']}, Python {result['python']}, PyTorch {result['torch']}.*\n"
-        for part, result in found.items()
-    )
+    texts = []
+    for part, result in found.items():
+        command = ELSEWHERE.get(part, f"make {page} PART={part}")
+        where = f"{result['machine']}, Python {result['python']}, PyTorch {result['torch']}"
+        texts.append(f"{result['text'].rstrip()}\n\n*`{command}`; run on {result['date']}, {where}.*\n")
+    return "\n".join(texts)
 
 
 def cite(source: str) -> str:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every chapter, as Colab would run it: Colab's versions, adv_lib installed as a reader installs it.
+# Every chapter, as Colab would run it: Colab's versions, adv_lib installed as a reader installs it. Then the
+# tests of the sliders with Colab's ipywidgets. The times go to the page of benchmarks.
 # The environment .venv-colab is made once for each constraints file; COLAB_PYTHON chooses its Python.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -27,10 +28,14 @@ cp -R pyproject.toml README.md LICENSE adv_lib "$work/source"
 start=$(date +%s)
 "$python" -m pip uninstall --quiet --yes adversarial-robustness-book 2>/dev/null || true
 "$python" -m pip install --quiet --no-deps "$work/source"
-echo "adv_lib installed as a wheel in $(($(date +%s) - start)) s"
+installed=$(($(date +%s) - start))
+echo "adv_lib installed as a wheel in $installed s"
 "$python" -m pip check
 
 chapters=$PWD/chapters
+results=$PWD/benchmarks/results
+"$uv" pip install --quiet --python "$python" pytest hypothesis
+"$python" -m pytest tests/test_widgets.py -p no:cacheprovider
 cd "$work/run"
 env -u PYTHONPATH JUPYTER_PREFER_ENV_PATH=1 PYDEVD_DISABLE_FILE_VALIDATION=1 \
-  "$python" "$OLDPWD/tests/colab/run_chapters.py" "$chapters"
+  "$python" "$OLDPWD/tests/colab/run_chapters.py" "$chapters" --times "$results/colab.json" --installed "$installed"
