@@ -1,11 +1,13 @@
-"""Where the images come from: real handwritten digits, offline by default.
+"""Where the images come from: real handwritten digits and photographs, offline by default.
 
 Images are float32 in [0, 1], shaped (n, channels, height, width); labels are int64.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +66,51 @@ def binary(data: Data, a: int, b: int) -> Data:
     return Data(*keep(data.x_train, data.y_train), *keep(data.x_test, data.y_test))
 
 
+def photograph(source: str) -> Tensor:
+    """One photograph as a classifier of ImageNet gets it, (1, 3, 224, 224) in [0, 1].
+
+    The shorter side is scaled to 256 pixels and the middle square of 224 cut out. Nothing is normalised:
+    that is the model's part (`models.imagenet`).
+    source: "flower" or "china", which ship with scikit-learn; the path of an image; or, in Colab,
+            "upload", which asks for one.
+    Raises ValueError for anything else.
+    """
+    from torchvision.transforms import functional
+
+    image = functional.center_crop(functional.resize(_picture(source), 256), 224)
+    return functional.to_tensor(image).unsqueeze(0)
+
+
+def folder() -> Path:
+    """Where downloads are kept: $ADV_LIB_DATA, or ~/.cache/adv_lib."""
+    return Path(os.environ.get("ADV_LIB_DATA", Path.home() / ".cache" / "adv_lib"))
+
+
+def _picture(source: str):
+    """The source of `photograph` as a PIL image."""
+    from PIL import Image, UnidentifiedImageError
+
+    if source in ("flower", "china"):
+        from sklearn.datasets import load_sample_image
+
+        return Image.fromarray(load_sample_image(f"{source}.jpg"))
+    try:
+        return Image.open(_upload() if source == "upload" else source).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(
+            f'expected "flower", "china", an image file or, in Colab, "upload", got {source!r}: {error}'
+        ) from error
+
+
+def _upload() -> io.BytesIO:
+    """The file that a reader in Colab chooses."""
+    if "google.colab" not in sys.modules:
+        raise OSError("this is not Colab")
+    from google.colab import files
+
+    return io.BytesIO(*list(files.upload().values())[:1])
+
+
 def _digits() -> Data:
     from sklearn.datasets import load_digits
 
@@ -78,15 +125,15 @@ def _digits() -> Data:
 def _torchvision(name: str) -> Data:
     from torchvision import datasets
 
-    root = Path(os.environ.get("ADV_LIB_DATA", Path.home() / ".cache" / "adv_lib"))
+    root = folder()
     source = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
     try:
         train, test = (source(root, train=part, download=True) for part in (True, False))
     except (OSError, RuntimeError) as error:
-        folder = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
+        place = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
         raise RuntimeError(
             f"{name} is not in {root} and could not be downloaded: connect to the internet, or put "
-            f"torchvision's files in {root / folder} (another root: set ADV_LIB_DATA), "
+            f"torchvision's files in {root / place} (another root: set ADV_LIB_DATA), "
             'or use load("digits"), which needs neither'
         ) from error
     return Data(*_tensors(train), *_tensors(test))

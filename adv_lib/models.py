@@ -1,16 +1,18 @@
-"""The few classifiers of the book: small, plain `nn.Sequential`, seeded.
+"""The few classifiers of the book: small, plain `nn.Sequential`, seeded; and one for photographs.
 
 Each takes images (n, C, H, W) or vectors (n, d) in [0, 1] and returns logits (n, K).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from . import data
 
 
 def linear(features: int, outputs: int, generator: torch.Generator | None = None) -> nn.Sequential:
@@ -67,6 +69,47 @@ def convnet(
         return nn.Sequential(*layers, *head)
 
     return _seeded(build, generator)
+
+
+class Normalise(nn.Module):
+    """(x − mean) / std, channel by channel, as a layer: a model that begins with it takes [0, 1].
+
+    mean, std: one number a channel, in the units of x.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n, C, H, W) in [0, 1], C as many as mean and std have.  Returns the same shape."""
+        return (x - self.mean) / self.std
+
+
+def imagenet() -> tuple[nn.Sequential, list[str]]:
+    """A ResNet-18 that knows the 1,000 classes of ImageNet, in eval mode, and the names of the classes.
+
+    It takes photographs (n, 3, 224, 224) in [0, 1], as `data.photograph` gives them: its first layer
+    normalises. The weights are torchvision's, 45 MB, downloaded into `data.folder()` on first use.
+    Raises RuntimeError, which says what to put where, if the download is needed and fails.
+    Source: He et al. 2016.
+    """
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    weights, root = ResNet18_Weights.IMAGENET1K_V1, data.folder()
+    try:
+        state = weights.get_state_dict(model_dir=str(root), progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        name = weights.url.rpartition("/")[2]
+        raise RuntimeError(
+            f"the weights of ResNet-18 are not in {root} and could not be downloaded: connect to the "
+            f"internet, or put torchvision's {name} there (another folder: set ADV_LIB_DATA)"
+        ) from error
+    network = resnet18()
+    network.load_state_dict(state)
+    seen = weights.transforms()
+    return nn.Sequential(Normalise(seen.mean, seen.std), network).eval(), weights.meta["categories"]
 
 
 @contextmanager

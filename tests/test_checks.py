@@ -452,6 +452,47 @@ def averaged(defense, rounded=False):
     return Mean()
 
 
+PLACES = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+
+
+def moved(x, down, right):
+    framed = nn.functional.pad(x, (1, 1, 1, 1))
+    return framed[..., 1 - down : 9 - down, 1 - right : 9 - right]
+
+
+def by_loss(model, x, y, move=moved, sign=1):
+    places = torch.stack([move(x, *way) for way in PLACES])
+    loss = torch.stack([nn.functional.cross_entropy(model(p), y, reduction="none") for p in places])
+    return places[(sign * loss).argmax(0), range(len(x))]
+
+
+def by_margin(model, x, y):
+    worst, lead = x, torch.full(y.shape, -INF)
+    for way in PLACES:
+        z = model(moved(x, *way))
+        now = rivals(z, y).amax(1) - own(z, y)
+        worst = torch.where((now > lead)[:, None, None, None], moved(x, *way), worst)
+        lead = lead.maximum(now)
+    return worst
+
+
+OPEN["introduction.outside"] = (
+    [by_loss, by_margin],
+    [
+        (3, "expected a function"),
+        (lambda model, x, y: None, "got NoneType"),
+        (lambda model, x, y: x[:2], "got (2, 1, 8, 8)"),
+        (partial(by_loss, move=lambda x, *way: x.roll(way, (-2, -1))), "a frame of zeros"),
+        (lambda model, x, y: moved(moved(x, 1, 0), 1, 0), "moved by at most one pixel"),
+        (lambda model, x, y: attacks.pgd(model, x, y, Ball(INF, 0.1)) + x, "is not the image 0 moved"),
+        (lambda model, x, y: x, "You moved no image"),
+        (lambda model, x, y: moved(x, 1, -1), "all images the same way"),
+        (partial(by_loss, sign=-1), "the network's favourite"),
+        (lambda model, x, y: torch.cat([x[:9], by_loss(model, x, y)[9:]]), "Try all nine places"),
+    ],
+)
+
+
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
 each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)
