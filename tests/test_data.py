@@ -1,11 +1,14 @@
 """Real images in [0, 1], split once and for all, offline by default."""
 
 import pickle
+import sys
+from types import ModuleType, SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import datasets
 
 from adv_lib import data
@@ -167,3 +170,53 @@ def test_without_the_environment_variable_the_folder_is_in_the_user_cache(tmp_pa
     with pytest.raises(RuntimeError):
         data.load("mnist")
     assert roots == [tmp_path / ".cache" / "adv_lib"]
+
+
+# ---- photographs ----
+
+
+@pytest.mark.parametrize("name", ["flower", "china"])
+def test_a_photograph_of_scikit_learn_comes_as_a_square_in_the_unit_range(name):
+    photo = data.photograph(name)
+    assert photo.shape == (1, 3, 224, 224)
+    assert photo.dtype == torch.float32
+    assert 0 <= photo.min() < 0.1
+    assert 0.9 < photo.max() <= 1
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (300, 500)), ("L", (90, 60)), ("RGBA", (256, 256))])
+def test_any_image_file_becomes_a_photograph(tmp_path, mode, size):
+    file = tmp_path / "own.png"
+    Image.new(mode, size, "white").save(file)
+    torch.testing.assert_close(data.photograph(str(file)), torch.ones(1, 3, 224, 224))
+
+
+def test_a_photograph_is_cut_from_the_middle_after_its_shorter_side_is_scaled(tmp_path):
+    """A wide image with a black left and right quarter: the middle square is all white."""
+    pixels = np.full((100, 400, 3), 255, np.uint8)
+    pixels[:, :100] = pixels[:, 300:] = 0
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert data.photograph(str(tmp_path / "wide.png")).min() == 1
+
+
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_what_is_no_image_is_an_error_that_says_what_is_expected(tmp_path, content):
+    file = tmp_path / "own.jpg"
+    if content:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r'expected "flower", "china", an image file .*own\.jpg'):
+        data.photograph(str(file))
+
+
+def test_upload_works_in_colab_and_says_elsewhere_that_it_does_not(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="this is not Colab"):
+        data.photograph("upload")
+    file = tmp_path / "own.png"
+    Image.new("RGB", (300, 300), "black").save(file)
+    files = SimpleNamespace(upload=lambda: {"own.png": file.read_bytes()})
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(files=files))
+    assert data.photograph("upload").max() == 0
+    files.upload = dict  # nothing chosen
+    with pytest.raises(ValueError, match="expected"):
+        data.photograph("upload")

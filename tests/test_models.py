@@ -1,11 +1,16 @@
 """Small networks that start from the same weights for the same seed."""
 
+from urllib.error import URLError
+
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from strategies import seeded
 from torch import nn
+from torchvision.models import ResNet18_Weights, resnet18
 
-from adv_lib import models
+from adv_lib import data, models
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -160,3 +165,52 @@ def test_a_model_that_answers_to_train_in_its_own_way_is_not_asked():
     with models.evaluating(model):
         assert not model.training
     assert model.training
+
+
+# ---- photographs ----
+
+WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """The real loading path with random weights in the file that would be downloaded."""
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bare = resnet18().eval()
+    torch.save(bare.state_dict(), folder / WEIGHTS.url.rpartition("/")[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADV_LIB_DATA", str(folder))
+        return bare, *models.imagenet()
+
+
+def test_a_photograph_and_the_network_together_do_what_torchvision_says(resnet):
+    """Resize, crop and [0, 1] outside, the normalisation inside: as in the weights' own transforms."""
+    bare, network, _ = resnet
+    photo, image = data.photograph("china"), Image.fromarray(load_sample_image("china.jpg"))
+    seen = WEIGHTS.transforms()(image)[None]
+    torch.testing.assert_close(network[0](photo), seen)
+    with torch.no_grad():
+        torch.testing.assert_close(network(photo), bare(seen))
+
+
+def test_the_network_comes_in_eval_mode_with_the_names_of_its_classes(resnet):
+    _, network, names = resnet
+    assert not any(module.training for module in network.modules())
+    assert len(names) == len(set(names)) == 1000
+    assert names[404] == "airliner"
+
+
+def test_offline_one_sentence_says_which_file_goes_where(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("ADV_LIB_DATA", str(tmp_path))
+    with pytest.raises(RuntimeError) as caught:
+        models.imagenet()
+    for words in (str(tmp_path), "resnet18-f37072fd.pth", "connect to the internet", "ADV_LIB_DATA"):
+        assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, URLError)

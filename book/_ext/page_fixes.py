@@ -1,5 +1,7 @@
 """Small repairs to the pages that Sphinx and its extensions write."""
 
+from pathlib import Path
+
 from docutils import nodes
 from sphinx.util.osutil import relative_uri
 
@@ -49,8 +51,18 @@ def repair_roles(app, pagename, templatename, context, doctree) -> None:
         context["body"] = body.replace(table, f'{table} tabindex="0"')
 
 
+def count_from_zero(app, env) -> list[str]:
+    """Number the figures and exercises of chapter 0 as 0.1, 0.2, …; the contents leave it unnumbered."""
+    for docname, kinds in env.toc_fignumbers.items():
+        if Path(docname).name.startswith("00_"):
+            for numbers in kinds.values():
+                numbers.update({label: (0, number[-1]) for label, number in numbers.items()})
+    return []
+
+
 def setup(app) -> dict:
     """Register with Sphinx."""
+    app.connect("env-get-updated", count_from_zero, priority=900)  # after Sphinx has counted
     app.connect("doctree-resolved", link_within_the_site)
     app.connect("doctree-resolved", keep_ids_unique)
     app.connect("html-page-context", say_constants_once, priority=900)
