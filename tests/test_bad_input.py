@@ -856,6 +856,8 @@ def table():
 
     yield "data.load", lambda: data.load("imagenet"), "unknown 'imagenet' digits mnist cifar10"
     yield "data.load", lambda: data.load(None), "unknown None digits"
+    yield "data.photograph", lambda: data.photograph("nowhere.jpg"), 'expected "flower" "china" nowhere'
+    yield "data.photograph", lambda: data.photograph("upload"), "expected Colab upload"
     yield "data.binary", lambda: data.binary(tiny, 1, 1), "two different classes [0, 1] 1 and 1"
     yield "data.binary", lambda: data.binary(tiny, 0, 7), "two different classes [0, 1] 0 and 7"
 
@@ -985,6 +987,8 @@ def table():
 TABLE = list(table())
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
+    "models.Normalise",
+    "models.imagenet",  # takes nothing; test_models.py has the download that fails
     "adaptive.Defense",  # a protocol
     "adaptive.bpda",  # these four pass on what the attack raises
     "adaptive.frozen",
@@ -996,6 +1000,7 @@ HARMLESS = {
     "bounds.each",  # calls a function and lets its errors through
     "bounds.interval",  # what it is given comes from affine_pieces and its like
     "data.Data",
+    "data.folder",
     "dual.Lines",
     "dual.bound",  # these get pieces, lines and regions that others checked
     "dual.in_parts",
