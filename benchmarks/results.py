@@ -46,8 +46,9 @@ def machine() -> str:
 
 def libraries() -> list[str]:
     """The other libraries that are installed here, with their versions."""
-    here = {found.metadata["Name"]: found.version for found in metadata.distributions()}
-    return [f"{name} {here[name]}" for name in LIBRARIES if name in here]
+    plain = lambda name: name.lower().replace("_", "-")  # noqa: E731
+    here = {plain(found.metadata["Name"]): found.version for found in metadata.distributions()}
+    return [f"{name} {here[plain(name)]}" for name in LIBRARIES if plain(name) in here]
 
 
 def save(part: str, text: str, figures: list[Figure], ran_on: str) -> None:
