@@ -176,8 +176,8 @@ def _victim() -> tuple[nn.Module, Tensor, Tensor]:
 @dataclass(frozen=True)
 class _Outside(Exercise):
     praise: str = (
-        "the network that withstands most of the ball loses nearly every image to one pixel. Robust "
-        "means robust against a set."
+        "of the images that withstood the attack in the ball, one pixel takes nearly all. Robust means "
+        "robust against a set."
     )
 
     def examine(self, answer: Callable) -> str | None:
