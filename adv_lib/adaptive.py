@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import losses
-from .evaluation import Attack, Model, Table
+from .evaluation import Attack, Model, Table, check_allowed
 from .models import evaluating
 from .threat import Ball
 
@@ -185,8 +185,7 @@ def _columns(defense, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
             columns["clean"][batch] = _right(defense, at, labels)
             for name, attack in attacks.items():
                 delta = attack(defense, at, labels, part)
-                if delta.shape != at.shape or not bool(part.contains(delta, at).all()):
-                    raise ValueError(f"{name} returned {tuple(delta.shape)} outside {part}")
+                check_allowed(name, delta, at, part)
                 columns[name][batch] = _right(defense, at + delta, labels) & columns["clean"][batch]
     columns["union"] = torch.stack(list(columns.values())).all(0)
     return columns

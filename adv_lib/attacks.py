@@ -8,7 +8,8 @@ With `targets` (n,) an attack wants x + δ classified as the target, without the
 `loss` is (z, y) → (n,), with targets (z, y, targets) → (n,); None means `losses.log_odds` or
 `losses.targeted`, which cannot saturate. `generator` None means a fresh one seeded 0.
 
-The model runs in eval mode and keeps its modes, its statistics and its gradients; attacks work under
+A model that is an `nn.Module` runs in eval mode and keeps its modes, its statistics and its gradients; a
+plain function runs as it is, so put the network that it calls in eval mode first. Attacks work under
 `torch.no_grad`. All raise ValueError for x outside the box or not finite, for labels that do not fit the
 logits and for a loss that does not give one number a sample, and warn of a model that seems to return
 probabilities, on which every loss here is wrong.
@@ -93,7 +94,8 @@ def pgd(
     restarts:  how many starts: the first at `start`, the others at random points of Δ(x).
     start:     a point of Δ(x), like x; None means δ = 0.
     keep:      what to return for each sample: its "best" iterate of the whole run, the one with the
-               largest lead; the "first" one that breaks it, where it stops; the "last" one of the run.
+               largest lead; the "first" one that breaks it, where it stops; the "last" one of the last
+               start, whatever other starts found, for training with one start.
     callback:  sees every iterate, the starts included; with "first" only the samples not yet broken.
     Returns δ like x.
     Source: Madry et al. 2018; the normalised step: Kolter & Madry 2018, chapter 3.
@@ -308,7 +310,7 @@ class _Goal:
             (gradient,) = torch.autograd.grad(top, moved, pull, allow_unused=True)
         if gradient is None:
             raise ValueError("the loss does not depend on x in a way that autograd can follow")
-        if not math.isfinite(gradient.sum()):
+        if not math.isfinite(gradient.sum()) and not gradient.isfinite().all():  # a sum can overflow
             raise ValueError("the gradient of the loss became NaN or infinite")
         return z.detach(), gradient.flatten(1)
 
@@ -352,7 +354,8 @@ def _goal(
     """Check the arguments, and keep the model in eval mode meanwhile; its first logits are looked at."""
     labels = (y,) if targets is None else (y, targets)
     if any(label.shape != x.shape[:1] for label in labels):
-        raise ValueError(f"expected {len(x)} labels, and as many targets, got {tuple(labels[-1].shape)}")
+        got = " and ".join(str(tuple(label.shape)) for label in labels)
+        raise ValueError(f"expected {len(x)} labels, and as many targets, got {got}")
     if targets is not None and bool((targets == y).any()):
         raise ValueError("expected targets that differ from the labels, got a sample with both the same")
     loss = loss or (losses.log_odds if targets is None else losses.targeted)

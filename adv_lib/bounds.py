@@ -303,9 +303,7 @@ def _towards(y: Tensor, K: int) -> Tensor:
 
 def _batches(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> Iterator[tuple[Tensor, Tensor, Ball]]:
     """Which samples, the samples and their balls, as many at a time as fit into BUDGET."""
-    entries = torch.as_tensor(ball.eps).numel()
-    if entries not in (1, len(x)):  # which no batch by itself would notice
-        raise ValueError(f"eps has {entries} entries for a batch of {len(x)} samples")
+    ball.each(x)  # raises for a number of ε that no batch by itself would notice
     for rows in dual.runs(len(x), dual.width(pieces), x.device):
         yield rows, x[rows], ball.of(rows)
 
@@ -322,7 +320,7 @@ def _first(piece: Affine, x: Tensor, ball: Ball) -> Bounds:
         rows = x.flatten(1)
         return interval(piece, Bounds(rows + region.low, rows + region.high))
     W, _ = piece.matrix()
-    eps = torch.as_tensor(ball.eps, dtype=x.dtype, device=x.device).expand(len(x))
+    eps = ball.each(x)
 
     def reach(W: Tensor) -> Tensor:
         samples = zip(eps, x.flatten(1), strict=True)

@@ -83,7 +83,7 @@ def photograph(source: str) -> Tensor:
 
 def folder() -> Path:
     """Where downloads are kept: $ADV_LIB_DATA, or ~/.cache/adv_lib."""
-    return Path(os.environ.get("ADV_LIB_DATA", Path.home() / ".cache" / "adv_lib"))
+    return Path(os.environ.get("ADV_LIB_DATA") or Path.home() / ".cache" / "adv_lib")
 
 
 def _picture(source: str):

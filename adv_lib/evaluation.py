@@ -64,7 +64,7 @@ def rate(happened: Tensor) -> Rate:
         )
     count, n = int(happened.sum()), len(happened)
     interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
-    return Rate(count, n, interval.low, interval.high)
+    return Rate(count, n, float(interval.low), float(interval.high))
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,24 @@ def survivors(
                 return alive
             part = ball.of(batch)
             delta = attack(model, x[batch], y[batch], part)
-            if delta.shape != x[batch].shape or not part.contains(delta, x[batch]).all():
-                raise ValueError(f"{attack} returned {tuple(delta.shape)} outside {part}")
+            check_allowed(attack, delta, x[batch], part)
             alive[batch] = _right(model, x[batch] + delta, y[batch], batch_size)
     return alive
+
+
+def check_allowed(attack: object, delta: Tensor, x: Tensor, ball: Ball) -> None:
+    """Raise ValueError unless what the attack returned is like x and in Δ(x).
+
+    delta, x: (n, *shape).
+    """
+    if delta.shape != x.shape:
+        raise ValueError(f"expected {attack} to return δ {tuple(x.shape)}, got {tuple(delta.shape)}")
+    outside = (~ball.contains(delta, x)).nonzero().flatten().tolist()
+    if outside:
+        raise ValueError(
+            f"expected δ in {ball} from {attack}, got {len(outside)} of {len(x)} samples outside, "
+            f"number {outside[0]} first"
+        )
 
 
 def robust_accuracy(
@@ -326,7 +340,7 @@ def masking(
     reach = (high - low) * x[0].numel() ** (0 if ball.p == math.inf else 1 / ball.p)
     right = survivors(model, x, y, ball)
     left = survivors(model, x, y, ball, [attack])
-    steep = _slope(model, x, y)
+    steep = torch.cat([_slope(model, a, b) for a, b in zip(x.split(1000), y.split(1000), strict=True)])
     others = {
         "one step breaks what it missed": weapons.fgsm,
         "200 steps break what it missed": partial(weapons.pgd, steps=200),

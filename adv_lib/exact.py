@@ -1,4 +1,4 @@
-"""The exact minimum of z_y − z_k over δ ∈ Δ(x), for p = ∞ and networks of `bounds.affine_pieces`.
+"""The exact minimum of z_y − z_k over δ ∈ Δ(x), for p = ∞ and networks of `affine.affine_pieces`.
 
 A ReLU is on or off. If we knew which, the network would be affine and one linear program would find the
 minimum; n unstable units leave up to 2ⁿ cases. Two programs search them: `mip` gives each unit a binary
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import attacks, bounds, losses
+from .affine import affine_pieces
 from .models import evaluating
 from .relaxation import Array, Layer, Relaxation, intervals, relax
 from .threat import Ball
@@ -104,7 +105,7 @@ def margins(
     time_limit: seconds for each sample, all its classes together; None means as long as it takes.
     jobs, progress: as in `bounds.each`.
     Raises ValueError for another method, a time limit that is not positive, p ≠ ∞, labels that do not
-    fit, and what `bounds.affine_pieces` and `Ball` raise.
+    fit, and what `affine.affine_pieces` and `Ball` raise.
     """
     if method not in SOLVERS:
         raise ValueError(f"expected one of the methods {tuple(SOLVERS)}, got {method!r}")
@@ -333,6 +334,6 @@ def _problems(
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"expected a time limit in seconds > 0, or None, got {time_limit!r}")
     bounds.check_batch(x)
-    pieces = bounds.affine_pieces(model, x.shape[1:], torch.float64)
+    pieces = affine_pieces(model, x.shape[1:], torch.float64)
     bounds.check_labels(pieces, x, y)
     return bounds.problems(pieces, x, ball)

@@ -164,6 +164,10 @@ class Ball:
         x = x.detach().flatten(1)
         return torch.where(rows >= 0, hi - x, x - lo).clamp(min=0)
 
+    def each(self, x: Tensor) -> Tensor:
+        """ε of every sample of x (n, *shape): (n,).  Raises ValueError unless there are 1 or n."""
+        return self._checked_eps(x, None).squeeze(1).expand(len(x))
+
     def _checked_eps(self, rows: Tensor, x: Tensor | None) -> Tensor:
         """Check the arguments of a method; return ε as (n, 1) or (1, 1), of the same type as rows."""
         if not rows.is_floating_point() or rows.ndim < 2:

@@ -210,9 +210,9 @@ def fit(
     x, y = data
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"data must be as many inputs as labels, got {len(x)} and {len(y)}")
-    if epochs < 0 or batch_size < 1 or not (callable(lr) or lr > 0) or not 0 <= momentum < 1:
+    if epochs < 0 or batch_size < 1 or not (callable(lr) or 0 < lr < math.inf) or not 0 <= momentum < 1:
         raise ValueError(
-            "expected epochs ≥ 0, batch_size ≥ 1, lr > 0 and 0 ≤ momentum < 1, "
+            "expected epochs ≥ 0, batch_size ≥ 1, 0 < lr < ∞ and 0 ≤ momentum < 1, "
             f"got epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}, momentum={momentum!r}"
         )
     watch = watch or {}
@@ -237,7 +237,8 @@ def fit(
             loss, alpha = values.mean(), lr(done) if callable(lr) else lr
             if not loss.isfinite() or not 0 <= alpha < math.inf:
                 raise FloatingPointError(
-                    f"the loss became {loss.item()} in epoch {number}, with a step size of {alpha}"
+                    "expected a finite loss and a step size 0 ≤ lr < ∞, "
+                    f"got {loss.item()} in epoch {number}, with a step size of {alpha}"
                 )
             optimizer.zero_grad()
             loss.backward()
@@ -246,6 +247,7 @@ def fit(
             optimizer.param_groups[0]["lr"] = alpha
             optimizer.step()
             total += loss.item() * len(batch)
+        optimizer.zero_grad()  # so that the caller's next backward() does not add to these
         with models.evaluating(model), torch.no_grad():
             watched = {name: float(measure(model)) for name, measure in watch.items()}
         if best is not None and math.isnan(watched[best]):

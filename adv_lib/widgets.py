@@ -85,14 +85,14 @@ def slider(
     return Slider(controls, tuple(_frame(draw(*values)) for values in combinations), alts, caption)
 
 
-def _frame(figure: Figure, colours: int = 128) -> str:
+def _frame(figure: Figure) -> str:
     """The figure as the data URI of a palette PNG, a quarter of the size of a full-colour one."""
     from PIL import Image
 
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)
-    picture = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    picture = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     picture.save(packed, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
 

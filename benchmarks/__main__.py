@@ -25,6 +25,8 @@ MODULES = {
 
 def main(page: str, *names: str) -> None:
     """Run what is named, then write the page; without MNIST say so and leave the page as it is."""
+    if page not in pages.PARTS:
+        sys.exit(f"expected one of {', '.join(pages.PARTS)}, got {page}")
     parts = tuple(part for part in pages.PARTS[page] if part not in pages.ELSEWHERE)
     names = parts if names == ("all",) else names
     if unknown := set(names) - set(parts):
@@ -55,4 +57,4 @@ def run(names: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:] or [""])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from adv_lib import attacks, data, losses, models, training
+from adv_lib import attacks, data, models, training
 from adv_lib.threat import Ball
 
 from . import results
@@ -40,11 +42,12 @@ def kept(name: str, model: nn.Module, train: Callable[[nn.Module], None]) -> nn.
 
 
 def once(name: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What `find` found when it first ran under this name; its machine is added to RAN_ON."""
+    """What `find` found when it first ran under this name; its machine and day are added to RAN_ON."""
     path = KEPT / f"{name}.json"
     if not path.exists():
         KEPT.mkdir(exist_ok=True)
-        path.write_text(json.dumps([find(), results.machine()], ensure_ascii=False), "utf-8")
+        where = f"{results.machine()} ({datetime.date.today()})"
+        path.write_text(json.dumps([find(), where], ensure_ascii=False), "utf-8")
     found, ran_on = json.loads(path.read_text("utf-8"))
     RAN_ON.add(ran_on)
     return found
@@ -59,12 +62,8 @@ def robust(name: str, model: nn.Module, pair: data.Data, eps: float, stages: lis
 
     def train(model: nn.Module) -> None:
         for batches, lr, steps in stages:
-
-            def inner(model: nn.Module, x: Tensor, y: Tensor, steps: int = steps) -> Tensor:
-                if steps:
-                    x = x + attacks.pgd(model, x, y, ball, steps=steps, keep="last")
-                return losses.cross_entropy(model(x), y)
-
+            attack = partial(attacks.pgd, steps=steps, keep="last")
+            inner = training.adversarial(attack, ball) if steps else training.clean
             n = min(len(pair.x_train), 100 * batches)
             some, epochs = (pair.x_train[:n], pair.y_train[:n]), math.ceil(100 * batches / n)
             for _ in training.fit(model, some, inner, epochs=epochs, lr=lr, generator=generator):
@@ -107,7 +106,7 @@ def mnist_strided(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
 def strided(seed: int = 0) -> nn.Sequential:
     """The small convnet of Wong & Kolter 2018: two convolutions of stride 2, two linear layers."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         convs = nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()
         head = nn.Flatten(), nn.Linear(32 * 7 * 7, 100), nn.ReLU(), nn.Linear(100, 10)
         return nn.Sequential(*convs, *head)

@@ -73,8 +73,8 @@ NOT_ATTEMPTED = [
 REPRODUCED = """# Reproduced results
 
 Published numbers next to ours, computed by this book's code. `make reproduce` writes this page from the
-result files in `benchmarks/results`; `make reproduce PART=mnist` runs that part again first, `PART=all`
-everything. A figure counts as
+result files in `benchmarks/results`; `make reproduce PART=mnist` runs that part first, `PART=all` all of
+them. What takes long is kept in `.bench`: delete that folder to find it anew. A figure counts as
 
 - *reproduced* where ours, in the published setting, meet it by the rule that stands below its table;
 - *reproduced at smaller scale* where smaller data or a smaller network show what it claims;

@@ -225,7 +225,7 @@ def measured(name, function, *more):
     yield (
         name,
         lambda: call(lambda *_: torch.zeros(len(_[1]), 1), ball=Ball(INF, 0.1)),
-        "outside Ball 1)",
+        "return 1)",
     )
     yield name, lambda: call(lambda *_: NAN * _[1]), "finite NaN"
     yield name, lambda: call(partial(attacks.pgd, steps=-1)), "steps ≥ 0 -1"
@@ -627,7 +627,7 @@ def of_adaptive_attacks():
     yield (
         name,
         lambda: call(given={"mine": lambda d, x, y, ball: x[:, :1] * 0}),
-        "mine (4, 1) outside Ball",
+        "mine return (4, 2) (4, 1)",
     )
     yield name, lambda: call(given={"mine": lambda d, x, y, ball: NAN * x}), "finite NaN"
 
@@ -885,6 +885,21 @@ def table():
     yield "linear.weights", lambda: linear.weights(without_b), "Flatten one Linear"
     for function in (linear.margin, linear.worst_case, linear.robust_margin, linear.robust_error):
         yield from binary_cases(function)
+    three = Ball(INF, torch.full((3,), 0.1))
+    yield "threat.Ball.each", lambda: three.each(x), "eps 3 entries 4 samples"
+    yield "linear.margins", lambda: linear.margins(W, B, x, labels, three), "eps 3 entries 4 samples"
+    far = torch.ones_like(x)
+    far[0] = 0
+    yield (
+        "evaluation.check_allowed",
+        lambda: evaluation.check_allowed("mine", far, x, Ball(INF, 0.1)),
+        "expected Ball mine 3 of 4 number 1",
+    )
+    yield (
+        "evaluation.check_allowed",
+        lambda: evaluation.check_allowed("mine", x[:2], x, Ball(INF, 0.1)),
+        "expected mine (4, 2) (2, 2)",
+    )
     for function in (linear.margins, linear.certified, linear.robust_cross_entropy_bound):
         yield from class_cases(function)
     yield (
@@ -904,8 +919,9 @@ def table():
     yield "training.fit", lambda: fit((x, y[:3])), "as many inputs as labels 4 and 3"
     yield "training.fit", lambda: fit((x[:0], y[:0])), "data 0 and 0"
     yield "training.fit", lambda: fit(epochs=-1), "epochs ≥ 0 -1"
-    yield "training.fit", lambda: fit(lr=0), "lr > 0 lr=0"
-    yield "training.fit", lambda: fit(lr=NAN), "lr > 0 nan"
+    yield "training.fit", lambda: fit(lr=0), "lr < ∞ lr=0"
+    yield "training.fit", lambda: fit(lr=NAN), "lr < ∞ nan"
+    yield "training.fit", lambda: fit(lr=INF), "lr < ∞ inf"
     yield "training.fit", lambda: fit(batch_size=0), "batch_size ≥ 1 =0"
     for momentum in (-0.1, 1.0, NAN):
         words = f"0 ≤ momentum < 1 momentum={momentum}"

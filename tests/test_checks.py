@@ -529,6 +529,13 @@ def test_a_right_answer_passes_and_is_told_why_it_matters(exercise, answer):
     assert str(verdict).startswith("✓ passes: ")
 
 
+def test_code_that_stumbles_over_what_pytorch_has_not_implemented_was_attempted():
+    of_labels = lambda z, y: torch.softmax(y, 0)  # noqa: E731 no softmax for integers
+    verdict = EXERCISES["attacks.scaled"](of_labels)
+    assert verdict.status == FAILS
+    assert "softmax" in verdict.message
+
+
 @pytest.mark.parametrize(("name", "exercise", "answer", "sentence"), WRONG)
 def test_a_tempting_wrong_answer_fails_with_the_sentence_written_for_it(
     name, exercise, answer, sentence

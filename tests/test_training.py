@@ -117,6 +117,12 @@ def test_stopping_early_leaves_the_weights_of_that_epoch(separable):
     assert torch.equal(weights(stopped), weights(short))
 
 
+def test_no_gradient_is_left_for_the_callers_next_backward_to_add_to(separable):
+    model = models.linear(2, 1)
+    run(model, separable)
+    assert [p.grad for p in model.parameters()] == [None, None]
+
+
 def test_epochs_are_counted_from_1(separable):
     assert [epoch.number for epoch in run(models.linear(2, 1), separable)] == [1, 2, 3]
     assert run(models.linear(2, 1), separable, epochs=0) == []
