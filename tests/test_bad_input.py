@@ -1005,8 +1005,6 @@ def table():
 TABLE = list(table())
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
-    "models.Normalise",
-    "models.imagenet",  # takes nothing; test_models.py has the download that fails
     "adaptive.Defense",  # a protocol
     "adaptive.bpda",  # these four pass on what the attack raises
     "adaptive.frozen",
