@@ -62,7 +62,7 @@ test: $(STAMP)  ## run all tests: lint, unit, theorems, chapters, and the built 
 	@$(call stage,Unit tests and theorems)
 	@$(BIN)/pytest tests --ignore=tests/site
 	@$(call stage,Every cell of every chapter)
-	@$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(CHAPTERS)
+	@printf '%s\n' $(CHAPTERS) | xargs -n 1 -P 2 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 	@$(call stage,The book)
 	@$(MAKE) --no-print-directory book
 	@$(call stage,The built site in a browser)
