@@ -13,7 +13,7 @@ from typing import NamedTuple
 import nbformat
 from nbclient import NotebookClient
 
-from .results import Figure
+from .results import FAILED, REPRODUCED, SMALLER, Figure
 
 CHAPTERS = Path(__file__).parent.parent / "chapters"
 # What to ask a chapter for: a name, and Python that its kernel can evaluate at the end.
@@ -44,7 +44,6 @@ QUESTIONS = {
         "clean": "gain('dent+, lr .05', 'clean').mean",
     },
 }
-SMALLER, FAILED = "reproduced at smaller scale", "did not reproduce"
 
 
 class Claim(NamedTuple):
@@ -193,7 +192,7 @@ def section(_pair: object) -> tuple[str, list[Figure]]:
     for claim in CLAIMS:
         here = found[claim.chapter]
         holds = claim.holds(here)
-        status = FAILED if not holds else "reproduced" if claim.exact else SMALLER
+        status = FAILED if not holds else REPRODUCED if claim.exact else SMALLER
         ours, why = claim.ours(here), "" if holds else claim.why
         figures.append(Figure(claim.source, claim.what, claim.published, ours, status, why))
         number = int(claim.chapter[:2])

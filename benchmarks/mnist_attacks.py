@@ -19,7 +19,7 @@ from adv_lib import attacks, data, evaluation, losses, models, training
 from adv_lib.threat import Ball
 
 from . import networks
-from .results import Figure
+from .results import REPRODUCED, Figure, status
 
 NETWORKS = {
     "dnn_2": (lambda generator: models.mlp([784, 200, 10], generator), range(3)),
@@ -163,11 +163,10 @@ def certainty(name: str, seed: int, pair: data.Data) -> dict[str, float]:
 def figure(name: str, label: str, published: float, runs: list[dict]) -> Figure:
     """One published error next to ours, attacked as published."""
     ours = [run[f"{label}|as published"] for run in runs]
-    within = CLEAN if label == "clean" else WITHIN
-    near = min(ours) - within <= published <= max(ours) + within
-    status = "reproduced" if near else "did not reproduce"
-    why = "" if near else WHY[label]  # a KeyError asks for a reason that somebody has looked into
-    return Figure("kolter2018tutorial", f"{name}, {label}", f"{published:.2%}", over(ours), status, why)
+    verdict = status(published, ours, CLEAN if label == "clean" else WITHIN)
+    # A KeyError below asks for a reason that somebody has looked into.
+    why = "" if verdict == REPRODUCED else WHY[label]
+    return Figure("kolter2018tutorial", f"{name}, {label}", f"{published:.2%}", over(ours), verdict, why)
 
 
 def row(figure: Figure, label: str, runs: list[dict]) -> str:

@@ -14,7 +14,7 @@ import torch
 from adv_lib import data, linear, models, training
 from adv_lib.threat import Ball
 
-from .results import Figure
+from .results import REPRODUCED, Figure, status
 
 EPS = 0.2
 SEEDS = range(5)
@@ -96,12 +96,12 @@ def section(mnist: data.Data) -> tuple[str, list[Figure]]:
 
 def figure(found: dict) -> Figure:
     """One published figure next to ours."""
-    near = found["low"] - WITHIN <= found["published"] <= found["high"] + WITHIN
+    verdict = status(found["published"], [found["low"], found["high"]], WITHIN)
     return Figure(
         "kolter2018tutorial",
         f"{found['model']}, {found['quantity']}",
         f"{found['published']:.2%}",
         f"{found['mean']:.2%} ({found['low']:.2%} to {found['high']:.2%})",
-        "reproduced" if near else "did not reproduce",
-        "" if near else "the loss has no minimum, so the result depends on the start",
+        verdict,
+        "" if verdict == REPRODUCED else "the loss has no minimum, so the result depends on the start",
     )

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from .results import STATUSES, Figure, load
+from .results import FAILED, NOT_ATTEMPTED, STATUSES, Figure, load
 
 BOOK = Path(__file__).parent.parent / "book"
 PARTS = {
@@ -32,8 +32,8 @@ SOURCES = {  # in the order of the page: key in book/references.bib, what it is 
 }
 DAYS = "CIFAR-10 and ResNet-18, hours of a GPU for each row"
 NO_CHAPTER = "the book has no chapter on it yet"
-NOT_ATTEMPTED = [
-    Figure(source, what, published, "–", STATUSES[3], why)
+UNTRIED = [
+    Figure(source, what, published, "–", NOT_ATTEMPTED, why)
     for source, what, published, why in (
         (
             "kolter2018tutorial",
@@ -144,7 +144,7 @@ def benchmarks(found: dict[str, dict]) -> str:
 
 def reproduced(found: dict[str, dict]) -> str:
     """The page of published figures: an overview, every part, what failed, what was not tried."""
-    figures = [figure for result in found.values() for figure in result["figures"]] + NOT_ATTEMPTED
+    figures = [figure for result in found.values() for figure in result["figures"]] + UNTRIED
     if strange := {figure.source for figure in figures} - set(SOURCES):
         raise ValueError(f"expected sources out of {list(SOURCES)}, got {strange}")
     overview = []
@@ -154,7 +154,7 @@ def reproduced(found: dict[str, dict]) -> str:
         overview.append(f"| {cite(source)} | " + " | ".join(cells) + " |")
     total = Counter(figure.status for figure in figures)
     overview.append("| all | " + " | ".join(f"**{total[status]}**" for status in STATUSES) + " |")
-    failed = [figure for figure in figures if figure.status == STATUSES[2]]
+    failed = [figure for figure in figures if figure.status == FAILED]
     return REPRODUCED.format(
         head=" | ".join(STATUSES),
         rules="---:|" * len(STATUSES),
@@ -164,7 +164,7 @@ def reproduced(found: dict[str, dict]) -> str:
             f"| {cite(f.source)} | {f.what} | {f.published} | {f.ours} | {f.why} |" for f in failed
         ),
         not_attempted="\n".join(
-            f"| {cite(f.source)} | {f.what} | {f.published} | {f.why} |" for f in NOT_ATTEMPTED
+            f"| {cite(f.source)} | {f.what} | {f.published} | {f.why} |" for f in UNTRIED
         ),
     )
 

@@ -13,6 +13,12 @@ from typing import NamedTuple
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+REPRODUCED, SMALLER, FAILED, NOT_ATTEMPTED = STATUSES = (
+    "reproduced",
+    "reproduced at smaller scale",
+    "did not reproduce",
+    "not attempted",
+)
 LIBRARIES = (
     "torchattacks",
     "foolbox",
@@ -22,7 +28,6 @@ LIBRARIES = (
     "convex_adversarial",
     "auto_LiRPA",
 )
-STATUSES = ("reproduced", "reproduced at smaller scale", "did not reproduce", "not attempted")
 
 
 class Figure(NamedTuple):
@@ -37,6 +42,11 @@ class Figure(NamedTuple):
     ours: str
     status: str
     why: str = ""
+
+
+def status(published: float, ours: list[float], within: float) -> str:
+    """Whether the published number lies within our smallest and largest, give or take `within`."""
+    return REPRODUCED if min(ours) - within <= published <= max(ours) + within else FAILED
 
 
 def machine() -> str:

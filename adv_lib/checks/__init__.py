@@ -191,7 +191,8 @@ class Progress:
 def progress(chapter: ModuleType) -> Progress:
     """How far a reader is in a chapter, as this kernel has seen it.
 
-    chapter: the chapter's module of checks, which lists its exercises in `EXERCISES`, by title.
+    chapter: the chapter's module of checks, which lists its exercises in `EXERCISES`, by title; of
+             anything else no exercise is shown.  Returns what a notebook shows as text or as HTML.
     """
     name = getattr(chapter, "__name__", "").rpartition(".")[2].replace("_", " ").capitalize()
     exercises = getattr(chapter, "EXERCISES", {})
