@@ -228,7 +228,8 @@ def square(
             'expected a ball with p = inf, queries ≥ 1, 0 < share ≤ 1 and keep "best" or "first", '
             f"got p = {ball.p}, {queries!r}, {share!r} and {keep!r}"
         )
-    _refuse_a_stack(model)
+    if keep == "first":
+        _refuse_a_stack(model)
     with _goal(model, x, y, ball, None, targets) as goal:
         best, generator = _Best(goal), _fresh(generator, x)
         height, width = (1, *x.shape[1:])[-2:]
@@ -384,8 +385,9 @@ def _goal(
 
 
 def _refuse_a_stack(model: Model) -> None:
-    """An attack that drops samples would hand a stack's rows to other members."""
-    if isinstance(model, Stack):
+    """An attack that drops samples would hand a stack's rows to other members, also behind a defense."""
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    if any(isinstance(module, Stack) for module in modules):
         raise ValueError("expected one network: this attack drops samples, which a stack tells by place")
 
 
