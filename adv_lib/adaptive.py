@@ -3,8 +3,8 @@
 Each function but `judge` turns an attack on networks, (model, x, y, ball) → δ, into an attack on a
 defense, (defense, x, y, ball) → δ. They differ in which network, or whose gradient, the inner attack
 sees; what counts in the end is always what the defense itself answers to x + δ. Where that depends on
-the batch, an inner attack that drops samples from it, as `attacks.square` does unless it keeps the "best",
-is weaker than it looks.
+the batch, an inner attack that drops samples from it, as `attacks.square` does unless it keeps the
+"best", is weaker than it looks.
 """
 
 from __future__ import annotations
