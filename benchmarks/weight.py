@@ -54,10 +54,7 @@ print(end - begin, drawn[0] - done[code[1].id])
 
 
 def fixed_work() -> Callable[[], float]:
-    """A function that takes the time of one loop: forty steps of PGD by hand on 200 digits, the median of 50.
-
-    The network is the book's 64-50-50-10.
-    """
+    """A function that takes the time of forty steps of PGD by hand on 200 digits: the median of 50 loops."""
     digits = data.load("digits")
     x, y = digits.x_test[:200].flatten(1), digits.y_test[:200]
     loop = peers.by_hand(models.mlp([64, 50, 50, 10]), math.inf, 0.1, 0.01, 40)
@@ -88,8 +85,9 @@ Every chapter from top to bottom in a fresh kernel, nothing else running: as it 
 and as it is now, in turns, on one machine. Seconds of different days do not compare, so the times are
 also given as multiples of a fixed piece of work, timed before and after each run: one loop of the PGD
 by hand, forty steps on 200 digits through 64-50-50-10. It took {work:.1f} milliseconds here (median;
-{least:.1f} to {most:.1f}), and {then:.1f} on 2026-11-27, the day by which the budgets are meant, when all
-chapters took 697 seconds. So a second of that day is {scale:.2f} seconds here. *First figure* is from the end of the imports.
+{least:.1f} to {most:.1f}), and {then:.1f} on 2026-11-27, the day by which the budgets are meant, when
+all chapters took 697 seconds. So a second of that day is {scale:.2f} seconds here. *First figure* is from
+the end of the imports.
 
 {table}
 
@@ -104,7 +102,8 @@ def section() -> str:
     with tempfile.TemporaryDirectory() as folder:
         old = Path(folder)
         archive = subprocess.run(["git", "archive", BEFORE], cwd=HERE, capture_output=True, check=True)
-        tarfile.open(fileobj=io.BytesIO(archive.stdout)).extractall(old, filter="data")
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+            files.extractall(old, filter="data")
         works.append(work())
         for file in sorted(HERE.glob("chapters/*.ipynb")):
             row = []
