@@ -54,7 +54,7 @@ print(end - begin, drawn[0] - done[code[1].id])
 
 
 def fixed_work() -> Callable[[], float]:
-    """A function that takes the time of forty steps of PGD by hand on 200 digits: the median of 50 loops."""
+    """Takes the time of forty steps of PGD by hand on 200 digits: the median of 50 loops, in seconds."""
     digits = data.load("digits")
     x, y = digits.x_test[:200].flatten(1), digits.y_test[:200]
     loop = peers.by_hand(models.mlp([64, 50, 50, 10]), math.inf, 0.1, 0.01, 40)
@@ -86,7 +86,7 @@ and as it is now, in turns, on one machine. Seconds of different days do not com
 also given as multiples of a fixed piece of work, timed before and after each run: one loop of the PGD
 by hand, forty steps on 200 digits through 64-50-50-10. It took {work:.1f} milliseconds here (median;
 {least:.1f} to {most:.1f}), and {then:.1f} on 2026-11-27, the day by which the budgets are meant, when
-all chapters took 697 seconds. So a second of that day is {scale:.2f} seconds here. *First figure* is from
+all chapters took 697 seconds: a second of that day is {scale:.2f} seconds here. *First figure* is from
 the end of the imports.
 
 {table}
