@@ -1,12 +1,12 @@
 """What all tests share: one thread, no window, the same random examples in every run."""
 
 import os
-from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from evidence import pytest_terminal_summary  # noqa: F401
 from hypothesis import HealthCheck, settings
 
 from adv_lib import data
@@ -45,13 +45,3 @@ def pytest_collection_modifyitems(items):
         item.user_properties += [
             ("theorems tested", mark.args[0]) for mark in item.iter_markers("theorem")
         ]
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Say what the tests that passed were about: each theorem, exercise, page, slider, … counts once."""
-    seen = defaultdict(set)
-    for report in terminalreporter.stats.get("passed", []):
-        for what, which in report.user_properties:
-            seen[what].add(which)
-    for what, which in sorted(seen.items()):
-        terminalreporter.write_line(f"evidence: {len(which)} {what}")
