@@ -19,15 +19,16 @@ export TQDM_DISABLE = 1
 check test: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL = help
-.PHONY: help book run serve pdf slides student nbgrader check lint test test-colab bench reproduce lock fork clean
+.PHONY: help book serve pdf slides student nbgrader check lint test test-colab bench reproduce lock fork clean
 
 help:  ## say what there is (this list)
 	@echo "make TARGET, where TARGET is one of"
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
 
-book: run  ## run the chapters that changed and build the site, its slides and student copies
+book: $(STAMP)  ## run the chapters that changed and build the site, its slides and student copies
+	@mkdir -p _build && find _build -mindepth 1 -maxdepth 1 ! -name executed -exec rm -rf {} +
+	@$(PY) book/_ext/run_notebooks.py $(CORES)
 	@$(call stage,Building the pages)
-	@find _build -mindepth 1 -maxdepth 1 ! -name executed -exec rm -rf {} +
 	@$(SPHINX) --all -q
 	@$(MAKE) --no-print-directory slides student
 	@cp -R _build/deck _build/html/slides
@@ -35,9 +36,6 @@ book: run  ## run the chapters that changed and build the site, its slides and s
 	@cp -R _build/student _build/html/student
 	@$(call stage,Done)
 	@echo "Open _build/html/index.html, or type: make serve"
-
-run: $(STAMP)  ## run the chapters whose code, package or versions changed; what they show is kept in _build/executed
-	@$(PY) book/_ext/run_notebooks.py $(CORES)
 
 serve: book  ## build the book, then show it at http://localhost:8000 (PORT=… to change)
 	@echo "== http://localhost:$(PORT) (Ctrl-C to stop) =="

@@ -25,7 +25,9 @@ class PatientKernel(RunningKernel):
             except Empty:
                 continue
             if message["msg_type"] in LOST:
-                raise RuntimeError(f"nbval cannot keep what {message['msg_type']} does to the page")
+                raise RuntimeError(
+                    f"nbval cannot keep what {message['msg_type']} does to the page"
+                )
             return message
         raise RuntimeError("the kernel died")
 
@@ -50,13 +52,17 @@ def pytest_runtest_call(item):
     """A cell that warns fails; after the last one of a chapter its outputs are kept for the book."""
     result = yield
     if isinstance(item, nbval.plugin.IPyNbCell):
-        if warned := "".join(o.text for o in item.test_outputs if o.get("name") == "stderr"):
+        if warned := "".join(
+            o.text for o in item.test_outputs if o.get("name") == "stderr"
+        ):
             item.raise_cell_error("The cell wrote to stderr", warned)
         ran = vars(item.parent).setdefault("ran", [])
         ran.append(item)
         if len(ran) == len(run_notebooks.code(item.parent.nb)):
             keep(item.parent)
-            item.user_properties.append(("chapters run as their author has them", item.parent.name))
+            item.user_properties.append(
+                ("chapters run as their author has them", item.parent.name)
+            )
     return result
 
 
@@ -64,9 +70,13 @@ def keep(chapter: nbval.plugin.IPyNbFile) -> None:
     """Keep the outputs of a chapter whose cells have all passed."""
     page = Path(chapter.path)
     nb = run_notebooks.notebook(page)
-    nb.metadata["language_info"] = chapter.kernel.kc.kernel_info(reply=True)["content"]["language_info"]
+    nb.metadata["language_info"] = chapter.kernel.kc.kernel_info(reply=True)[
+        "content"
+    ]["language_info"]
     cells = run_notebooks.code(nb)
-    for number, (cell, item) in enumerate(zip(cells, chapter.ran, strict=True), start=1):
+    for number, (cell, item) in enumerate(
+        zip(cells, chapter.ran, strict=True), start=1
+    ):
         cell.execution_count, cell.outputs = number, item.test_outputs
         for output in cell.outputs:
             if output.output_type == "execute_result":

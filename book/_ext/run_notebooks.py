@@ -2,9 +2,9 @@
 
     run_notebooks.py [N]    runs every notebook that is not kept, N at a time (make book)
 
-MyST-NB fills the pages from jupyter-cache, which knows a notebook by its code cells. The cache's folder is
-named after everything else that decides what a cell shows, the package and the installed versions, so no
-page shows what other code has computed. What fails is not kept.
+MyST-NB fills the pages from jupyter-cache, which knows a notebook by its code cells. The cache's folder
+is named after everything else that decides what a cell shows, the package and the installed versions, so
+no page shows what other code has computed. What fails is not kept.
 """
 
 import json
@@ -140,8 +140,9 @@ def execute(nb: NotebookNode, folder: Path) -> NotebookNode:
     )
     try:
         client.execute(env=os.environ | ONE_THREAD)
-    except CellExecutionError as error:
-        raise NotebookError(last_started(nb), error.traceback) from None
+    except CellExecutionError:
+        number = last_started(nb)
+        raise NotebookError(number, "\n".join(code(nb)[number - 1].outputs[-1].traceback)) from None
     except Exception as error:  # the kernel died, or did not start
         raise NotebookError(last_started(nb), f"{type(error).__name__}: {error}") from error
     for number, cell in enumerate(code(nb), start=1):
@@ -192,8 +193,8 @@ def run_all(files: list[Path], at_once: int) -> bool:
                 file = running[future]
                 if error := future.exception():
                     failed[file] = error
-                    say(f"   {name(file)}: FAILED in cell {error.cell}; {-left} left")
-                    say(f"---- {name(file)}, cell {error.cell} ----\n{plain(error.text)}\n----")
+                    where = f"   {name(file)}: FAILED in code cell {error.cell}; {-left} left"
+                    say(f"{where}\n\n{plain(error.text).strip()}\n")
                 else:
                     keep(missing[file], file)
                     say(f"   {name(file)}: done in {future.result():.0f} s; {-left} left")
@@ -202,7 +203,7 @@ def run_all(files: list[Path], at_once: int) -> bool:
             os._exit(130)  # at once: a kernel without its parent ends itself
     took = time.monotonic() - began
     if failed:
-        where = ", ".join(f"{name(file)} (cell {error.cell})" for file, error in failed.items())
+        where = ", ".join(f"{name(file)} (code cell {error.cell})" for file, error in failed.items())
         say(f"== {len(failed)} of {count(missing)} failed after {took:.0f} s ==")
         say(f"Mend {where}, then type make book: it runs only what failed or changed.")
     else:
@@ -252,5 +253,13 @@ def setup(app) -> dict:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
+def main(at_once: int) -> int:
+    """Run what is not kept of the book; the exit code."""
+    notebooks = {page: nb for page in pages() if (nb := notebook(page))}
+    if all(map(kept, notebooks.values())):
+        say(f"== {count(notebooks)} unchanged: nothing to run ==")
+    return int(not run_all(list(notebooks), at_once))
+
+
 if __name__ == "__main__":
-    sys.exit(not run_all(pages(), int(sys.argv[1]) if sys.argv[1:] else cpu_count()))
+    sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else cpu_count()))
