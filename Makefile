@@ -9,7 +9,7 @@ PY = $(BIN)/python
 CORES = $(shell $(PY) -c 'from joblib import cpu_count; print(cpu_count())')
 CHAPTERS = $(wildcard chapters/*.ipynb)
 SPHINX = $(BIN)/jupyter-book build . -n -W --keep-going
-PYTEST = $(BIN)/pytest -n $(CORES) --dist loadgroup
+PYTEST = $(BIN)/pytest -n $(CORES) --dist
 STAMP = .venv/.installed
 BENCH = .venv-bench
 # Progress bars are for people at a kernel; a page would keep their first frame.
@@ -63,7 +63,7 @@ nbgrader: $(STAMP)  ## write the chapters as an nbgrader course into _build/nbgr
 
 check: lint  ## lint, fast tests of the code and the theorems, and what a chapter promises, without running one
 	@$(call stage,Fast tests)
-	@$(PYTEST) tests --ignore=tests/site -m "not slow"
+	@$(PYTEST) worksteal tests --ignore=tests/site -m "not slow"
 	@$(call stage,All checks passed)
 
 lint: $(STAMP)  ## look for errors of form in code, text and notebooks
@@ -75,15 +75,15 @@ lint: $(STAMP)  ## look for errors of form in code, text and notebooks
 
 test: lint  ## run all tests: lint, unit, theorems, chapters, and the built site in a browser
 	@$(call stage,Unit tests and theorems)
-	@$(PYTEST) tests --ignore=tests/notebooks --ignore=tests/site
+	@$(PYTEST) worksteal tests --ignore=tests/notebooks --ignore=tests/site
 	@$(call stage,Every cell of every chapter as its author has it)
-	@$(PYTEST) --dist loadfile --nbval-lax --nbval-current-env chapters
+	@$(PYTEST) loadfile --nbval-lax --nbval-current-env chapters
 	@$(call stage,Every chapter as a student has it and the errata)
-	@$(PYTEST) tests/notebooks
+	@$(PYTEST) loadgroup tests/notebooks
 	@$(call stage,The book from what has just run)
 	@$(MAKE) --no-print-directory book
 	@$(call stage,The built site in a browser)
-	@$(PYTEST) tests/site
+	@$(PYTEST) loadgroup tests/site
 	@$(call stage,All tests passed)
 
 test-colab: $(STAMP)  ## run the chapters with Colab's own versions, and note their times in book/benchmarks.md

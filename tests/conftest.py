@@ -1,6 +1,7 @@
 """What all tests share: one thread, no window, the same random examples in every run."""
 
 import os
+import re
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +9,7 @@ import pytest
 import torch
 from evidence import pytest_terminal_summary  # noqa: F401
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from adv_lib import data
 
@@ -45,3 +47,16 @@ def pytest_collection_modifyitems(items):
         item.user_properties += [
             ("theorems tested", mark.args[0]) for mark in item.iter_markers("theorem")
         ]
+
+
+class OnePlace(LoadScopeScheduling):
+    """All tests of one page or chapter go to the same process, which opens or runs it once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        shared = re.search(r"\[.*?([\w/]+\.html|\d\d_\w+)", nodeid)
+        return shared[1] if shared else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """The meaning of --dist loadgroup here."""
+    return OnePlace(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -10,13 +10,9 @@ import pytest
 CHAPTERS = sorted(Path(__file__).parents[2].glob("chapters/*.ipynb"))
 
 
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param(path, marks=pytest.mark.xdist_group(path.stem)) for path in CHAPTERS],
-    ids=lambda path: path.stem,
-)
+@pytest.fixture(scope="session", params=CHAPTERS, ids=lambda path: path.stem)
 def chapter(request):
-    """A chapter as its author has it; under xdist, all tests of one share a process."""
+    """A chapter as its author has it."""
     return nbformat.read(request.param, as_version=4)
 
 

@@ -112,12 +112,7 @@ class Visit:
             self.page.screenshot(path=BUILD / "screenshots" / f"{name}-{label}.png", **options)
 
 
-def each(names: list[str], none: str) -> list:
-    """One parameter a page; under xdist, all tests of a page share a process."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names or [none]]
-
-
-@pytest.fixture(scope="session", params=each(PAGES, "no page"))
+@pytest.fixture(scope="session", params=PAGES or ["no page"])
 def loaded(request, browser, address):
     """One page of the book, loaded once for all tests of it."""
     context = browser.new_context(viewport=DESKTOP, color_scheme="light")
@@ -135,7 +130,7 @@ def visit(loaded):
     loaded.page.set_viewport_size(DESKTOP)
 
 
-@pytest.fixture(scope="session", params=each(DECKS, "no deck"))
+@pytest.fixture(scope="session", params=DECKS or ["no deck"])
 def deck(request, browser):
     """One deck in a 16:9 window, from its file, with the network off."""
     path = SLIDES / request.param
