@@ -13,7 +13,7 @@ BENCH = .venv-bench
 export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve pdf slides student nbgrader test test-colab bench reproduce lock fork clean
+.PHONY: help book serve pdf slides student nbgrader test test-colab bench reproduce weights lock fork clean
 
 help:  ## say what there is (this list)
 	@echo "make TARGET, where TARGET is one of"
@@ -78,6 +78,9 @@ bench: $(BENCH)/.installed  ## compare with other libraries, write book/benchmar
 
 reproduce: $(STAMP)  ## write book/reproduced.md from the kept results (PART=mnist runs a part again, PART=all all)
 	@OMP_NUM_THREADS=1 $(PY) -m benchmarks reproduce $(PART)
+
+weights: $(STAMP)  ## train the networks that the package ships for the digits again
+	@$(PY) book/_tools/weights.py
 
 lock: $(STAMP)  ## pin everything beneath requirements.txt in .ci/requirements.lock
 	@( echo "# Every package of the book's environment, for Python 3.11 and later, made by \`make lock\`."; \
