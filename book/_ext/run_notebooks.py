@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import sys
+import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
@@ -73,7 +74,8 @@ def fingerprint() -> str:
     found = sha256()
     for file in files:
         found.update(f"{file.relative_to(package)} {sha256(file.read_bytes()).hexdigest()}\n".encode())
-    versions = sorted(f"{each.name} {each.version}" for each in distributions())
+    installed = distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    versions = sorted({f"{each.name} {each.version}" for each in installed})
     found.update("\n".join([platform.python_version(), *versions]).encode())
     return found.hexdigest()[:16]
 
