@@ -105,7 +105,9 @@ def kept(nb: NotebookNode) -> NotebookNode | None:
 
 
 def keep(nb: NotebookNode, page: Path) -> None:
-    """Keep the outputs of a notebook that ran without an error."""
+    """Keep the outputs of a notebook that ran without an error, unless the package changed meanwhile."""
+    if fingerprint() != store().path.name:
+        return
     with lock():
         bundle = CacheBundleIn(nb, str(page))
         store().cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
