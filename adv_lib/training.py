@@ -271,8 +271,8 @@ def fit(
     generators = [generator] if isinstance(generator, torch.Generator) else generator
     if len(generators) not in (1, E):
         raise ValueError(f"expected one generator, or one for each of {E}, got {len(generators)}")
-    optimizer = torch.optim.SGD(model.parameters(), momentum=momentum)
-    kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, optimizer, generators[0])
+    velocity = [torch.zeros_like(p) for p in model.parameters()]
+    kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, velocity, generators[0])
     size = "varies" if callable(lr) else lr if isinstance(lr, Sequence) else float(lr)
     settings = [int(epochs), size, int(batch_size), len(x), best]
     settings += [float(momentum), bool(normalise)]
@@ -293,13 +293,13 @@ def fit(
                     "expected a finite loss and a step size 0 ≤ lr < ∞, "
                     f"got {loss.detach().tolist()} in epoch {number}, with a step size of {alpha}"
                 )
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.sum().backward()
             if normalise:
                 _normalise(model, E)
-            _step(optimizer, model, alpha)
+            _step(model, velocity, momentum, alpha)
             total += loss.detach() * len(batch)
-        optimizer.zero_grad()  # so that the caller's next backward() does not add to these
+        model.zero_grad()  # so that the caller's next backward() does not add to these
         with models.evaluating(model), torch.no_grad():
             watched = {name: _numbers(model, measure(model)) for name, measure in watch.items()}
         if best is not None and math.isnan(watched[best]):
@@ -328,14 +328,22 @@ def _numbers(model: nn.Module, found: Tensor | float | Sequence[float]) -> float
     return numbers
 
 
-def _step(optimizer: torch.optim.Optimizer, model: nn.Module, alpha: float | Sequence[float]) -> None:
-    """One step of size α, or of each member's own: a step is linear in its size, so scale that of 1."""
-    several = isinstance(alpha, Sequence)
-    optimizer.param_groups[0]["lr"] = 1.0 if several else alpha
-    before = [p.detach().clone() for p in model.parameters()] if several else []
-    optimizer.step()
-    for p, old in zip(model.parameters(), before, strict=False):
-        p.data.lerp_(old, 1 - p.new_tensor(alpha).view(-1, *[1] * (p.ndim - 1)))
+@torch.no_grad()
+def _step(
+    model: nn.Module, velocity: list[Tensor], momentum: float, alpha: float | Sequence[float]
+) -> None:
+    """v ← momentum · v + ∇ and θ ← θ − α v, with one α, or with each member's own.
+
+    By hand: the first optimizer of `torch.optim` imports a compiler, which takes longer than a training.
+    """
+    for p, v in zip(model.parameters(), velocity, strict=True):
+        if p.grad is None:
+            continue
+        v.mul_(momentum).add_(p.grad)
+        if isinstance(alpha, Sequence):
+            p.sub_(p.new_tensor(alpha).view(-1, *[1] * (p.ndim - 1)) * v)
+        else:
+            p.add_(v, alpha=-alpha)
 
 
 def _normalise(model: nn.Module, E: int) -> None:
@@ -370,7 +378,7 @@ class _Checkpoint:
 
     path: Path
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    velocity: list[Tensor]
     generator: torch.Generator
 
     def __post_init__(self):
@@ -380,7 +388,7 @@ class _Checkpoint:
     def save(self, settings: list, number: int, record: tuple | None) -> None:
         half = self.path.with_name(self.path.name + ".part")
         state = {"settings": settings, "epoch": number, "record": record}
-        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"model": self.model.state_dict(), "velocity": self.velocity}
         torch.save(state | {"generator": self.generator.get_state()}, half)
         half.replace(self.path)
 
@@ -392,7 +400,7 @@ class _Checkpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             shapes = [(name, value.shape) for name, value in state["model"].items()]
             of, number, record, steps, drawn = (
-                state[k] for k in ("settings", "epoch", "record", "optimizer", "generator")
+                state[k] for k in ("settings", "epoch", "record", "velocity", "generator")
             )
         except Exception as error:  # torch.load raises whatever it stumbles over
             raise ValueError(f"{self.path} is not a checkpoint of fit") from error
@@ -404,7 +412,8 @@ class _Checkpoint:
                 f"batch_size, samples, best, momentum and normalise {of}, expected {settings}"
             )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(steps)
+        for now, then in zip(self.velocity, steps, strict=True):
+            now.copy_(then)
         self.generator.set_state(drawn)
         return number, record
 

@@ -237,26 +237,12 @@ for p in ORDERS:
             }.items()
         }
 
-for p in ORDERS:
+for p in (2, math.inf):
     CALLS[f"masking p={p}"] = lambda p=p: [
         tuple(symptom) for symptom in evaluation.masking(net, x, labels, Ball(p, eps, BOX), queries=5)
     ]
 
 each = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-
-
-@each
-def test_arguments_keep_their_values_and_global_generators_their_state(call):
-    given = [x, y, w, b, W, B, labels, eps, targets, image, towards, start, *slopes, *net.parameters()]
-    given += norms.state_dict().values()
-    given += [end for layer in plain for end in layer]
-    before, state = [t.clone() for t in given], generators()
-    call()
-    plt.close("all")
-    assert all(torch.equal(t, old) for t, old in zip(given, before, strict=True))
-    assert generators() == state
-    assert all(module.training for model in (net, norms) for module in model.modules())
-    assert all(p.grad is None for model in (net, norms) for p in model.parameters())
 
 
 def same(a, b):
@@ -270,24 +256,26 @@ def same(a, b):
 
 
 @each
-def test_the_answer_is_the_same_twice_and_without_gradients(call):
-    first = call()
-    with torch.no_grad():
-        second = call()
-    with torch.inference_mode():
-        third = call()
-    plt.close("all")
-    assert same(first, second)
-    assert same(first, third)
-
-
-@each
-def test_no_warning_is_given(call):
+def test_a_call_changes_nothing_warns_of_nothing_and_answers_the_same_with_and_without_gradients(call):
     """A warning on stderr fails the build of the book."""
+    given = [x, y, w, b, W, B, labels, eps, targets, image, towards, start, *slopes, *net.parameters()]
+    given += norms.state_dict().values()
+    given += [end for layer in plain for end in layer]
+    before, state = [t.clone() for t in given], generators()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        call()
+        first = call()
+        with torch.no_grad():
+            second = call()
+        with torch.inference_mode():
+            third = call()
     plt.close("all")
+    assert all(torch.equal(t, old) for t, old in zip(given, before, strict=True))
+    assert generators() == state
+    assert all(module.training for model in (net, norms) for module in model.modules())
+    assert all(p.grad is None for model in (net, norms) for p in model.parameters())
+    assert same(first, second)
+    assert same(first, third)
 
 
 def test_inputs_that_carry_gradients_get_none_from_looking_at_them():
@@ -344,40 +332,65 @@ def test_loading_data_twice_gives_tensors_of_ones_own(digits):
 # ---- importing ----
 
 
-def after_importing(*modules):
-    """The modules that a fresh interpreter holds after these imports, which print nothing."""
-    program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+COMPUTATION = ("threat", "data", "models", "losses", "linear", "attacks", "training", "evaluation")
+COMPUTATION += ("dent", "adaptive", "checks.linear_models", "checks.attacks")
+IMPORTS = {
+    "the package": ["adv_lib"],
+    "computation": [f"adv_lib.{module}" for module in COMPUTATION],
+    "programs": ["adv_lib.relaxation", "adv_lib.bounds", "adv_lib.exact", "adv_lib.dual"],
+    "figures": ["adv_lib.plots", "adv_lib.widgets"],
+}
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """What one fresh interpreter holds after these imports, one group after the other; none prints."""
+    lines = [f"import {', '.join(modules)}; print(*sys.modules)" for modules in IMPORTS.values()]
+    program = "\n".join(["import sys", *lines])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
-    return set(done.stdout.split())
+    return dict(zip(IMPORTS, map(set, map(str.split, done.stdout.splitlines())), strict=True))
 
 
-def test_the_computation_is_imported_without_the_libraries_it_may_not_need():
-    modules = ("threat", "data", "models", "losses", "linear", "attacks", "training", "evaluation")
-    modules += ("dent", "adaptive", "checks.linear_models", "checks.attacks")
-    held = after_importing(*(f"adv_lib.{module}" for module in modules))
-    assert (
-        held & {"torchvision", "cvxpy", "sklearn", "scipy", "matplotlib", "ipywidgets", "IPython"}
-        == set()
-    )
-    assert "torch" in held
+def test_the_package_itself_imports_nothing_heavy(imported):
+    assert imported["the package"] & {"torch", "numpy", "matplotlib"} == set()
 
 
-def test_programs_are_imported_without_their_solver_before_one_is_solved():
-    held = after_importing("adv_lib.relaxation", "adv_lib.bounds", "adv_lib.exact", "adv_lib.dual")
-    absent = {"highspy", "joblib", "dask", "cvxpy", "torchvision", "sklearn", "matplotlib"}
-    assert held & absent == set()
+def test_the_computation_is_imported_without_the_libraries_it_may_not_need(imported):
+    absent = {"torchvision", "cvxpy", "sklearn", "scipy", "matplotlib", "ipywidgets", "IPython"}
+    assert imported["computation"] & absent == set()
+    assert "torch" in imported["computation"]
 
 
-def test_the_figures_are_imported_without_a_kernel_or_a_solver():
-    held = after_importing("adv_lib.plots", "adv_lib.widgets")
-    assert held & {"torchvision", "cvxpy", "sklearn", "ipywidgets", "IPython"} == set()
+def test_programs_are_imported_without_their_solver_before_one_is_solved(imported):
+    absent = {"highspy", "joblib", "dask", "cvxpy", "torchvision", "sklearn", "scipy", "matplotlib"}
+    assert imported["programs"] & absent == set()
 
 
-def test_the_package_itself_imports_nothing_heavy():
-    assert after_importing("adv_lib") & {"torch", "numpy", "matplotlib"} == set()
+def test_the_figures_are_imported_without_a_kernel_or_a_solver(imported):
+    assert imported["figures"] & {"torchvision", "cvxpy", "sklearn", "ipywidgets", "IPython"} == set()
+
+
+def test_a_first_training_attack_and_rate_import_no_reader_and_no_compiler():
+    """The readers of scikit-learn and torchvision, SciPy and torch's compiler take seconds each."""
+    program = """
+import math, sys
+from adv_lib import attacks, data, evaluation, losses, models, training
+from adv_lib.threat import Ball
+digits = data.load("digits")
+network = models.mlp([64, 10])
+some = digits.x_train[:100], digits.y_train[:100]
+for _ in training.fit(network, some, training.clean, epochs=1, lr=0.1, momentum=0.9):
+    pass
+print(evaluation.robust_accuracy(network, *some, Ball(math.inf, 0.1, (0, 1)), [attacks.pgd]))
+data.photograph("flower")
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"sklearn", "scipy", "torchvision", "torch._dynamo", "sympy"}
+    assert set(done.stdout.split()) & heavy == set()
 
 
 def test_importing_changes_no_global_setting():

@@ -25,6 +25,8 @@ from torch.linalg import vector_norm
 
 from adv_lib.threat import Ball, Region
 
+many_rows = settings(max_examples=40)  # each a batch of up to 16 samples
+
 
 def inner(a, b):
     """⟨a, b⟩ of every row, in float64; broadcasts over leading axes."""
@@ -58,11 +60,13 @@ def assert_inside(case, delta):
 # ---- the maximum of a linear function ----
 
 
+@many_rows
 @given(cases())
 def test_the_maximiser_is_allowed(case):
     assert_inside(case, case.ball.argmax(case.v, case.x))
 
 
+@many_rows
 @given(cases())
 def test_the_support_function_is_reached_at_the_maximiser(case):
     w, delta = rows(case.v), rows(case.ball.argmax(case.v, case.x))
@@ -73,17 +77,20 @@ def test_the_support_function_is_reached_at_the_maximiser(case):
     assert ((support.double() - (w * delta).sum(1)).abs() <= tolerance(case.v) * terms).all()
 
 
+@many_rows
 @given(cases())
 def test_no_allowed_perturbation_beats_the_support_function(case):
     best = case.ball.support(case.v, case.x).double()
     assert ((rows(case.v) * case.points()).sum(2) <= best * (1 + tolerance(case.v))).all()
 
 
+@many_rows
 @given(cases())
 def test_the_maximiser_leaves_coordinates_of_weight_0_alone(case):
     assert (case.ball.argmax(case.v, case.x)[case.v == 0] == 0).all()
 
 
+@many_rows
 @given(cases(boxes=(None,)))
 def test_without_a_box_the_support_function_is_the_dual_norm(case):
     q = {1: math.inf, 2: 2, math.inf: 1}[case.ball.p]
@@ -107,11 +114,13 @@ def test_of_equally_large_entries_one_gets_everything(seed, d):
 # ---- the nearest point ----
 
 
+@many_rows
 @given(cases())
 def test_the_projection_is_allowed(case):
     assert_inside(case, case.ball.project(case.v, case.x))
 
 
+@many_rows
 @given(cases())
 def test_the_projection_is_nearest_because_the_rest_of_the_set_lies_behind_it(case):
     """The variational inequality ⟨δ − Pδ, z − Pδ⟩ ≤ 0 for all z ∈ Δ, which only the projection has."""
@@ -125,6 +134,7 @@ def test_the_projection_is_nearest_because_the_rest_of_the_set_lies_behind_it(ca
     assert (ahead <= tolerance(case.v) * rounding).all()
 
 
+@many_rows
 @given(cases())
 def test_projecting_twice_is_projecting_once(case):
     once = case.ball.project(case.v, case.x)
@@ -132,6 +142,7 @@ def test_projecting_twice_is_projecting_once(case):
     assert_same(twice, once)
 
 
+@many_rows
 @given(cases())
 def test_an_allowed_point_is_its_own_projection(case):
     inside = (0.999 * case.points()[-1]).to(case.v.dtype).reshape(case.v.shape)
@@ -159,6 +170,7 @@ def test_in_high_dimension_what_ends_on_the_sphere_still_counts_as_inside(p, dty
 POWERS = (-66, -30, -3, 3, 30, 66)
 
 
+@many_rows
 @given(cases(kinds=("plain", "ties", "sparse"), boxes=(None,)), st.sampled_from(POWERS))
 def test_the_unit_of_w_does_not_matter(case, power):
     s = 2.0**power
@@ -166,6 +178,7 @@ def test_the_unit_of_w_does_not_matter(case, power):
     assert_same(case.ball.support(s * case.v), s * case.ball.support(case.v))
 
 
+@many_rows
 @given(cases(kinds=("plain", "ties", "sparse"), boxes=(None,)), st.sampled_from(POWERS))
 def test_the_unit_of_the_inputs_does_not_matter(case, power):
     s, ball = 2.0**power, case.ball
@@ -193,6 +206,7 @@ def test_a_point_far_outside_is_projected_as_exactly_as_a_near_one(p, dtype, sca
     assert (behind <= tolerance(case.v) * residual.norm(dim=1) * 0.1).all()
 
 
+@many_rows
 @given(cases())
 def test_a_batch_is_its_samples_one_by_one(case):
     for name in ("support", "argmax", "project"):
@@ -203,6 +217,7 @@ def test_a_batch_is_its_samples_one_by_one(case):
             assert_same(together[i : i + 1], alone)
 
 
+@many_rows
 @given(cases())
 def test_the_shape_of_a_sample_does_not_matter(case):
     flat = case.v.flatten(1), None if case.x is None else case.x.flatten(1)
@@ -211,6 +226,7 @@ def test_the_shape_of_a_sample_does_not_matter(case):
         assert torch.equal(method(case.v, case.x).flatten(1), method(*flat))
 
 
+@many_rows
 @given(cases(boxes=(BOX,)))
 def test_x_without_a_box_and_a_box_without_x_change_nothing(case):
     plain = Ball(case.ball.p, case.ball.eps)
@@ -265,6 +281,7 @@ def test_support_and_projection_agree_with_a_convex_solver(p, box, dtype):
 # ---- gradients ----
 
 
+@many_rows
 @given(cases(kinds=("plain",), dtypes=(torch.float64,)))
 def test_the_gradient_of_the_support_function_is_the_maximiser(case):
     w = case.v.clone().requires_grad_()
@@ -301,6 +318,7 @@ def test_the_gradient_at_w_0_is_a_maximiser_too(p):
 # ---- random points ----
 
 
+@many_rows
 @given(cases(), seeds)
 def test_a_sample_is_allowed(case, seed):
     x = case.v if case.x is None else case.x
@@ -378,6 +396,7 @@ def rounding(case, x, delta, alpha):
     return tolerance(delta) * (size if case.x is None else size.clamp(max=1) + 1)
 
 
+@many_rows
 @given(climbs())
 def test_a_step_stays_in_the_set_and_in_the_box_without_any_tolerance(climb):
     case, x, delta, alpha = climb
@@ -409,6 +428,7 @@ def test_an_x_that_is_beyond_the_edge_by_rounding_can_only_move_inwards(p):
     assert (moved == 0).all()
 
 
+@many_rows
 @given(climbs())
 def test_a_step_of_p_1_and_infinity_is_the_projection_of_the_maximiser_over_a_smaller_ball(climb):
     case, x, delta, alpha = climb
@@ -431,6 +451,7 @@ def far_from_the_edge(case, x, delta, alpha):
     return middle, middle.x, middle.ball.project(s * delta, middle.x), s * alpha
 
 
+@many_rows
 @given(climbs())
 def test_a_step_of_p_2_away_from_the_edge_is_along_the_gradient_and_then_shortened(climb):
     for case, x, delta, alpha in (far_from_the_edge(*climb), climb):
@@ -444,6 +465,7 @@ def test_a_step_of_p_2_away_from_the_edge_is_along_the_gradient_and_then_shorten
         assert ((got - expected).abs() <= rounding(case, x, delta.to(x.dtype), alpha)).all()
 
 
+@many_rows
 @given(climbs())
 def test_what_is_added_in_a_step_of_p_2_never_points_against_the_gradient(climb):
     """With room for it in the ball; shortening what is too long can cost more than the step brought."""
@@ -456,6 +478,7 @@ def test_what_is_added_in_a_step_of_p_2_never_points_against_the_gradient(climb)
     assert (moved.norm(dim=1) <= alpha.squeeze(1) * (1 + 1e-5) + tolerance(delta) * 10).all()
 
 
+@many_rows
 @given(climbs(kinds=("plain", "ties", "sparse")), st.sampled_from((-10, -3, 3, 10)))
 def test_the_unit_of_the_inputs_does_not_matter_to_a_step(climb, power):
     case, x, delta, alpha = climb
@@ -466,6 +489,7 @@ def test_the_unit_of_the_inputs_does_not_matter_to_a_step(climb, power):
     assert ((got - s * stepped(case, x, delta, alpha)).abs() <= loss).all()
 
 
+@many_rows
 @given(climbs(kinds=("plain", "ties", "sparse")), st.sampled_from((-60, 60)))
 def test_the_size_of_the_gradient_does_not_matter_to_a_step(climb, power):
     case, x, delta, alpha = climb
@@ -474,6 +498,7 @@ def test_the_size_of_the_gradient_does_not_matter_to_a_step(climb, power):
     assert ((got - expected).abs() <= rounding(case, x, delta, alpha)).all()
 
 
+@many_rows
 @given(climbs(), st.sampled_from((1e-3, 0.2, 5.0)))
 def test_a_step_size_may_be_one_number_for_all_rows(climb, alpha):
     case, x, delta, _ = climb
@@ -482,6 +507,7 @@ def test_a_step_size_may_be_one_number_for_all_rows(climb, alpha):
     assert ((got - stepped(case, x, delta, each)).abs() <= loss).all()
 
 
+@many_rows
 @given(climbs())
 def test_a_gradient_of_0_is_no_step(climb):
     case, x, delta, alpha = climb
@@ -490,6 +516,7 @@ def test_a_gradient_of_0_is_no_step(climb):
     assert ((got - delta.flatten(1)).abs() <= tolerance(delta) * delta.abs().max()).all()
 
 
+@many_rows
 @given(cases())
 def test_the_region_projects_as_the_ball_does(case):
     x = case.v if case.x is None else case.x
@@ -497,6 +524,7 @@ def test_the_region_projects_as_the_ball_does(case):
     assert_same(got, case.ball.project(case.v, case.x).flatten(1))
 
 
+@many_rows
 @given(climbs())
 def test_the_region_of_some_samples_steps_and_projects_as_the_whole_does(climb):
     case, x, delta, alpha = climb
@@ -510,6 +538,7 @@ def test_the_region_of_some_samples_steps_and_projects_as_the_whole_does(climb):
         assert_same(region[part].project(g[part]), region.project(g)[part])
 
 
+@many_rows
 @given(climbs())
 def test_a_step_changes_none_of_its_arguments(climb):
     case, x, delta, alpha = climb
@@ -571,6 +600,7 @@ def test_among_thirty_equal_entries_the_whole_budget_is_spent_within_the_box():
     torch.testing.assert_close(delta[1, 20:], torch.full((10,), 0.1, dtype=torch.float64))
 
 
+@many_rows
 @given(climbs(), st.integers(1, 4))
 def test_the_region_has_the_support_function_of_the_ball_for_several_vectors_at_once(climb, r):
     case, x, *_ = climb
@@ -584,6 +614,7 @@ def test_the_region_has_the_support_function_of_the_ball_for_several_vectors_at_
         assert ((found[:, k] - expected).abs() <= tolerance(x) * size).all()
 
 
+@many_rows
 @given(climbs(dtypes=(torch.float64,), kinds=("plain", "ties")))
 def test_the_gradient_of_the_regions_support_function_is_a_maximiser(climb):
     """Also where w is 0, or several of its entries are equally large."""
@@ -599,6 +630,7 @@ def test_the_gradient_of_the_regions_support_function_is_a_maximiser(climb):
 # ---- the ball of some samples ----
 
 
+@many_rows
 @given(cases())
 def test_the_ball_of_some_samples_does_with_them_what_the_whole_does(case):
     mask = torch.arange(len(case.v)) % 2 == 0
@@ -642,6 +674,7 @@ def test_a_ball_is_not_a_list_of_its_samples():
 # ---- membership ----
 
 
+@many_rows
 @given(cases(), st.sampled_from((1.001, 1.5, 10.0)))
 def test_a_point_outside_the_ball_is_not_contained(case, factor):
     on_the_edge = Ball(case.ball.p, case.ball.eps).argmax(case.v)
@@ -649,6 +682,7 @@ def test_a_point_outside_the_ball_is_not_contained(case, factor):
     assert not case.ball.contains(factor * on_the_edge)[outside].any()
 
 
+@many_rows
 @given(cases(boxes=(BOX,)))
 def test_a_point_that_leaves_the_box_is_not_contained(case):
     beyond = 1.001 - case.x
@@ -657,6 +691,7 @@ def test_a_point_that_leaves_the_box_is_not_contained(case):
     assert wide.contains(beyond).all()
 
 
+@many_rows
 @given(cases())
 def test_containing_is_being_ones_own_projection(case):
     near = case.ball.project(case.v, case.x)

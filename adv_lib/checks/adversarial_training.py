@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -332,6 +332,7 @@ class _RampOrCollapse(Exercise):
         return f"{said}, and half should be proved: the full ε comes too late to learn at it."
 
 
+@cache
 def _interval_trained(begin: float, end: float) -> tuple[float, float]:
     """Percent of the test digits proved by intervals, and right."""
     digits, ball = data.load("digits"), Ball(math.inf, 0.1, (0, 1))

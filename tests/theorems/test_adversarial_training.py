@@ -385,10 +385,10 @@ def test_the_exact_maxima_on_the_balls_are_ordered_and_robust_on_the_larger_is_r
 
 
 @theorem("thm-inclusions")
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(seeds, st.sampled_from(["mlp", "deep mlp"]))
 def test_who_is_proved_robust_in_the_cube_withstands_every_attack_in_the_balls_inside(seed, kind):
-    model, x, y, cube = network_case(kind, seed, eps=0.1, n=8)
+    model, x, y, cube = network_case(kind, seed, eps=0.1, n=20)
     y, d = model(x).argmax(1), x[0].numel()
     proved = exact.certify(model, x, y, cube, jobs=1).are("robust")
     worst_in_cube = exact.margins(model, x, y, cube, jobs=1).margins.amin(1)

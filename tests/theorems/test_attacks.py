@@ -58,12 +58,12 @@ def linear_model(seed, K, d=4, n=12):
 
 
 @theorem("thm-lower-bound")
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(seeds, orders, st.sampled_from((0.02, 0.1, 0.5)), boxes, st.sampled_from((2, 4)))
 def test_no_attack_finds_a_loss_above_the_maximum_nor_a_robust_accuracy_below_the_true_one(
     seed, p, eps, box, K
 ):
-    W, b, model, x, y = linear_model(seed, K)
+    W, b, model, x, y = linear_model(seed, K, n=40)
     ball = Ball(p, eps, box)
     margins, most = linear.margins(W, b, x, y, ball), linear.robust_cross_entropy_bound(W, b, x, y, ball)
     for attack in usable(p):
