@@ -29,6 +29,7 @@ from torch import Tensor
 
 from . import losses
 from .models import evaluating
+from .stack import Stack
 from .threat import Ball, Region
 
 Model = Callable[[Tensor], Tensor]
@@ -115,6 +116,8 @@ def pgd(
             )
         if not bool(ball.contains(start, x).all()):
             raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
+    if keep == "first":
+        _refuse_a_stack(model)
     with _goal(model, x, y, ball, loss, targets) as goal:
         best, generator = _Best(goal), _fresh(generator, x)
         for restart in range(restarts):
@@ -221,6 +224,7 @@ def square(
             "expected a ball with p = inf, queries ≥ 1 and 0 < share ≤ 1, "
             f"got p = {ball.p}, {queries!r} and {share!r}"
         )
+    _refuse_a_stack(model)
     with _goal(model, x, y, ball, None, targets) as goal:
         best, generator = _Best(goal), _fresh(generator, x)
         height, width = (1, *x.shape[1:])[-2:]
@@ -373,6 +377,12 @@ def _goal(
         x, *labels = (v.detach().clone() for v in (x, *labels))
         index = torch.arange(len(x), device=x.device)
         yield _Goal(logits, loss, x, tuple(labels), ball.at(x), index)
+
+
+def _refuse_a_stack(model: Model) -> None:
+    """An attack that drops samples would hand a stack's rows to other members."""
+    if isinstance(model, Stack):
+        raise ValueError("expected one network: this attack drops samples, which a stack tells by place")
 
 
 def _look(z: Tensor, x: Tensor) -> None:

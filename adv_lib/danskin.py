@@ -10,13 +10,14 @@ Source: Danskin 1966; Latorre et al. 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import attacks, losses
+from .stack import Stack, drawn, members_of
 from .threat import Ball
 
 GRID = 1001  # points of an interval at which g is tried before it is looked at more closely
@@ -240,19 +241,20 @@ def perturbations(
     y: Tensor,
     ball: Ball,
     m: int,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     *,
     steps: int = 10,
 ) -> Tensor:
     """m near-maximisers of the loss for every sample: `attacks.pgd` from δ = 0 and from random points.
 
     All m · n attacks run as one batch. With m = 1 that is the attack of adversarial training.
-    ball: with one ε for all.  generator: draws the points; on the device of x.  steps: of each attack.
+    ball: with one ε for all.  steps: of each attack.
+    generator: draws the points; on the device of x; or one for each member of a `stack.Stack`.
     Returns δ (m, n, *shape).  Raises ValueError as `ddd`, and what `attacks.pgd` raises.
     """
     _check_draws(ball, generator, m, steps)
     every = x.repeat(m, *[1] * (x.ndim - 1))
-    start = torch.cat([torch.zeros_like(x), ball.sample(every[len(x) :], generator)])
+    start = torch.cat([torch.zeros_like(x), drawn(ball.sample, every[len(x) :], generator)])
     delta = attacks.pgd(model, every, y.repeat(m), ball, steps=steps, start=start, keep="last")
     return delta.view(m, *x.shape)
 
@@ -264,7 +266,9 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Each batch goes through the model by itself, as BatchNorm wants it; statistics that the model keeps
     become the mean of what the r batches would make of them. A layer's r gradients are dropped as soon
     as their products are added up, so never more than one layer's are held.
-    Returns (r, r) in float64, and the cross-entropies (r, b), which can be differentiated once more.
+    Returns (r, r) in float64, and the cross-entropies (r, b), which can be differentiated once more. In
+    the batches of a `stack.Stack` of E networks the members' rows take turns, and each member has
+    products of its own: (E, r, r).
     Raises ValueError for shapes that do not fit, and for a model without parameters to differentiate.
     """
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -274,22 +278,24 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             f"got {tuple(x.shape)}, {tuple(y.shape)} and {len(own)} of them"
         )
 
+    E = members_of(model)
+
     def add(gradients: Tensor) -> None:
-        rows = gradients.reshape(len(gradients), -1).double()
-        products.addmm_(rows, rows.T)
+        rows = gradients.reshape(len(gradients), E, -1).transpose(0, 1).double()
+        products.baddbmm_(rows, rows.transpose(1, 2))
 
     def logits(copies: dict, kept: dict, x: Tensor) -> Tensor:
         return torch.func.functional_call(model, (copies, kept), (x,))
 
     with torch.inference_mode(False), torch.enable_grad():
         x, y, r = x.clone(), y.clone(), len(x)
-        products = torch.zeros(r, r, dtype=torch.float64, device=x.device)
+        products = torch.zeros(E, r, r, dtype=torch.float64, device=x.device)
         copies = {name: p.expand(r, *p.shape) for name, p in own.items()}
         kept = {name: b.expand(r, *b.shape).clone() for name, b in model.named_buffers()}
         watched = [copy.register_hook(add) for copy in copies.values()]
         z = torch.func.vmap(logits, randomness="different")(copies, kept, x)
         values = losses.cross_entropy(z.flatten(0, 1), y.flatten()).view(y.shape)
-        slope = values.mean(1).sum()
+        slope = E * values.mean(1).sum()  # the mean over the rows of each member
         torch.autograd.grad(slope, list(own.values()), retain_graph=True, allow_unused=True)
     for hook in watched:  # so that differentiating once more adds nothing
         hook.remove()
@@ -297,11 +303,16 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         for name, buffer in model.named_buffers():
             if not torch.equal(kept[name], buffer.expand(r, *buffer.shape)):
                 buffer.copy_(kept[name].double().mean(0))
-    return products, values
+    return (products if isinstance(model, Stack) else products[0]), values
 
 
 def ddd(
-    ball: Ball, generator: torch.Generator, m: int = 10, *, steps: int = 10, parts: int = 1
+    ball: Ball,
+    generator: torch.Generator | Sequence[torch.Generator],
+    m: int = 10,
+    *,
+    steps: int = 10,
+    parts: int = 1,
 ) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     """Danskin's descent direction, as the inner maximum of `training.fit`: Σ_i α_i ℓ(f(x + δ⁽ⁱ⁾), y).
 
@@ -314,6 +325,7 @@ def ddd(
            weights of its own (`product_weights`): 1 is the published algorithm, n gives every sample
            its own. More parts mean more choice, m^parts batches out of m · parts gradients. BatchNorm
            sees each part alone.
+    generator: draws the starts; or one for each member of a `stack.Stack`, whose weights α are its own.
     Returns (model, x (n, *shape), y (n,)) → (n,).
     Raises ValueError for an ε for each sample, m, steps or parts out of range.
     Source: Latorre et al. 2023, algorithm 1; the parts are our reading of its combinatorial batches.
@@ -326,11 +338,17 @@ def ddd(
         moved = x + perturbations(model, x, y, ball, m, generator, steps=steps)
         if m == 1:
             return losses.cross_entropy(model(moved[0]), y)
-        s = max(k for k in range(1, min(parts, len(x)) + 1) if len(x) % k == 0)
+        E = members_of(model)
+        n = len(x) // E
+        s = max(k for k in range(1, min(parts, n) + 1) if n % k == 0)
         rows = moved.reshape(m * s, len(x) // s, *x.shape[1:])
         products, values = gram(model, rows, y.repeat(m).view(rows.shape[:2]))
-        alpha = min_norm_weights(products)[:, None] if s == 1 else product_weights(products, s)
-        return (alpha.to(values)[:, :, None] * values.view(m, s, -1)).sum(0).flatten()
+        each = [
+            min_norm_weights(G)[:, None] if s == 1 else product_weights(G, s)
+            for G in products.view(E, m * s, m * s)
+        ]
+        alpha = torch.stack(each, -1).to(values)  # (m, s, E)
+        return (alpha[:, :, None] * values.view(m, s, -1, E)).sum(0).flatten()
 
     return inner
 

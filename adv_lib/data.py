@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,10 +76,15 @@ def photograph(source: str) -> Tensor:
             "upload", which asks for one.
     Raises ValueError for anything else.
     """
-    from torchvision.transforms import functional
+    import numpy as np
+    from PIL import Image
 
-    image = functional.center_crop(functional.resize(_picture(source), 256), 224)
-    return functional.to_tensor(image).unsqueeze(0)
+    image = _picture(source)
+    width, height = (256 * side // min(image.size) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - 224) / 2), round((height - 224) / 2)
+    pixels = np.array(image.crop((left, top, left + 224, top + 224)))  # (224, 224, 3), 0 to 255
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
 def folder() -> Path:
@@ -91,9 +97,7 @@ def _picture(source: str):
     from PIL import Image, UnidentifiedImageError
 
     if source in ("flower", "china"):
-        from sklearn.datasets import load_sample_image
-
-        return Image.fromarray(load_sample_image(f"{source}.jpg"))
+        return Image.open(_scikit_learn("images", f"{source}.jpg"))
     try:
         return Image.open(_upload() if source == "upload" else source).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
@@ -111,12 +115,18 @@ def _upload() -> io.BytesIO:
     return io.BytesIO(*list(files.upload().values())[:1])
 
 
-def _digits() -> Data:
-    from sklearn.datasets import load_digits
+def _scikit_learn(*path: str) -> Path:
+    """A file among scikit-learn's data sets. Importing its reader takes longer than a first attack."""
+    package = find_spec("sklearn").origin
+    return Path(package).parent.joinpath("datasets", *path)
 
-    bunch = load_digits()
-    x = torch.tensor(bunch.images / 16, dtype=torch.float32).unsqueeze(1)
-    y = torch.tensor(bunch.target, dtype=torch.int64)
+
+def _digits() -> Data:
+    import numpy as np
+
+    table = np.loadtxt(_scikit_learn("data", "digits.csv.gz"), delimiter=",", dtype=np.float32)
+    x = torch.from_numpy(table[:, :-1] / 16).reshape(-1, 1, 8, 8)  # from 0, 1, …, 16
+    y = torch.from_numpy(table[:, -1]).long()
     turn = torch.nn.functional.one_hot(y).cumsum(0).gather(1, y[:, None]).squeeze(1)  # 1, 2, 3, …
     test = turn % 3 == 0
     return Data(x[~test], y[~test], x[test], y[test])

@@ -56,15 +56,17 @@ def rate(happened: Tensor) -> Rate:
 
     Raises ValueError for anything else.
     """
-    from scipy.stats import binomtest
-
     if happened.dtype != torch.bool or happened.ndim != 1 or len(happened) == 0:
         raise ValueError(
             f"expected a non-empty boolean tensor (n,), got {happened.dtype} {tuple(happened.shape)}"
         )
     count, n = int(happened.sum()), len(happened)
-    interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
-    return Rate(count, n, float(interval.low), float(interval.high))
+    z = statistics.NormalDist().inv_cdf(0.975)
+    middle = (count + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(count * (n - count) / n + z**2 / 4)
+    low = middle - half if count > 0 else 0.0  # exactly, whatever the rounding
+    high = middle + half if count < n else 1.0
+    return Rate(count, n, low, high)
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,12 @@ class Spread:
     @property
     def interval(self) -> tuple[float, float]:
         """A 95 % interval for the mean of all seeds, Student's t; infinite for a single run."""
-        from scipy.stats import t
+        from scipy.special import stdtrit  # the quantile of Student's t
 
         n = len(self.values)
         if n == 1:
             return -math.inf, math.inf
-        half = t.ppf(0.975, n - 1) * self.deviation / math.sqrt(n)
+        half = float(stdtrit(n - 1, 0.975)) * self.deviation / math.sqrt(n)
         return self.mean - half, self.mean + half
 
     def __str__(self) -> str:

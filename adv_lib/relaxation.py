@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 Array = NDArray[np.float64]
 Layer = tuple[Array, Array]  # W (out, in) and b (out,)
@@ -149,6 +148,8 @@ class Relaxation:
         self, blocks: Mapping[str, tuple[NDArray[np.int_], Array]], lower: Array, upper: Array
     ) -> NDArray[np.int_]:
         """Rows lower ≤ Σ block · columns ≤ upper."""
+        from scipy import sparse
+
         wide = np.zeros((len(lower), len(self.lower)))
         for columns, block in blocks.values():
             wide[:, columns] = block

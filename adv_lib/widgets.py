@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -89,10 +91,11 @@ def _frame(figure: Figure) -> str:
     """The figure as the data URI of a palette PNG, a quarter of the size of a full-colour one."""
     from PIL import Image
 
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once, where savefig with a constrained layout would draw twice
     plt.close(figure)
-    picture = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture, packed = picture.quantize(128, dither=Image.Dither.NONE), io.BytesIO()
     picture.save(packed, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
 

@@ -10,10 +10,10 @@ from .results import FAILED, NOT_ATTEMPTED, STATUSES, Figure, load
 
 BOOK = Path(__file__).parent.parent / "book"
 PARTS = {
-    "bench": ("speed", "l1", "scale", "defects", "verification", "dual", "shortest", "colab"),
+    "bench": ("speed", "l1", "scale", "defects", "verification", "dual", "shortest", "weight", "colab"),
     "reproduce": ("linear", "mnist", "training", "certified", "chapters"),
 }
-ELSEWHERE = {"colab": "make test-colab"}  # parts that another command makes
+ELSEWHERE = {"weight": "make weigh", "colab": "make test-colab"}  # parts that another command makes
 PAGES = {"bench": BOOK / "benchmarks.md", "reproduce": BOOK / "reproduced.md"}
 
 SOURCES = {  # in the order of the page: key in book/references.bib, what it is about

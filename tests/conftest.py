@@ -1,13 +1,15 @@
 """What all tests share: one thread, no window, the same random examples in every run."""
 
 import os
-from collections import defaultdict
+import re
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from evidence import pytest_terminal_summary  # noqa: F401
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from adv_lib import data
 
@@ -47,11 +49,14 @@ def pytest_collection_modifyitems(items):
         ]
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Say what the tests that passed were about: each theorem, exercise, page, slider, … counts once."""
-    seen = defaultdict(set)
-    for report in terminalreporter.stats.get("passed", []):
-        for what, which in report.user_properties:
-            seen[what].add(which)
-    for what, which in sorted(seen.items()):
-        terminalreporter.write_line(f"evidence: {len(which)} {what}")
+class OnePlace(LoadScopeScheduling):
+    """All tests of one page or chapter go to the same process, which opens or runs it once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        shared = re.search(r"\[.*?([\w/]+\.html|\d\d_\w+)", nodeid)
+        return shared[1] if shared else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """The meaning of --dist loadgroup here."""
+    return OnePlace(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import datasets
+from torchvision.transforms import functional
 
 from adv_lib import data
 
@@ -182,6 +183,15 @@ def test_a_photograph_of_scikit_learn_comes_as_a_square_in_the_unit_range(name):
     assert photo.dtype == torch.float32
     assert 0 <= photo.min() < 0.1
     assert 0.9 < photo.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (90, 61), (61, 90), (257, 256), (225, 224)])
+def test_a_photograph_is_scaled_and_cut_as_torchvision_does_it(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    image = functional.center_crop(functional.resize(Image.fromarray(noise), 256), 224)
+    expected = functional.to_tensor(image).unsqueeze(0)
+    assert torch.equal(data.photograph(str(tmp_path / "noise.png")), expected)
 
 
 @pytest.mark.parametrize(("mode", "size"), [("RGB", (300, 500)), ("L", (90, 60)), ("RGBA", (256, 256))])

@@ -12,6 +12,7 @@ ORDER = [
     "threat",
     "data",
     "models",
+    "stack",
     "losses",
     "linear",
     "attacks",

@@ -365,12 +365,32 @@ def test_the_computation_is_imported_without_the_libraries_it_may_not_need(impor
 
 
 def test_programs_are_imported_without_their_solver_before_one_is_solved(imported):
-    absent = {"highspy", "joblib", "dask", "cvxpy", "torchvision", "sklearn", "matplotlib"}
+    absent = {"highspy", "joblib", "dask", "cvxpy", "torchvision", "sklearn", "scipy", "matplotlib"}
     assert imported["programs"] & absent == set()
 
 
 def test_the_figures_are_imported_without_a_kernel_or_a_solver(imported):
     assert imported["figures"] & {"torchvision", "cvxpy", "sklearn", "ipywidgets", "IPython"} == set()
+
+
+def test_a_first_training_attack_and_rate_import_no_reader_and_no_compiler():
+    """The readers of scikit-learn and torchvision, SciPy and torch's compiler take seconds each."""
+    program = """
+import math, sys
+from adv_lib import attacks, data, evaluation, losses, models, training
+from adv_lib.threat import Ball
+digits = data.load("digits")
+network = models.mlp([64, 10])
+some = digits.x_train[:100], digits.y_train[:100]
+for _ in training.fit(network, some, training.clean, epochs=1, lr=0.1, momentum=0.9):
+    pass
+print(evaluation.robust_accuracy(network, *some, Ball(math.inf, 0.1, (0, 1)), [attacks.pgd]))
+data.photograph("flower")
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"sklearn", "scipy", "torchvision", "torch._dynamo", "sympy"}
+    assert set(done.stdout.split()) & heavy == set()
 
 
 def test_importing_changes_no_global_setting():

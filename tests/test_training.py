@@ -3,7 +3,9 @@
 import itertools
 import math
 import os
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,7 +133,7 @@ def test_epochs_are_counted_from_1(separable):
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(separable):
     model = models.linear(2, 1)
     before = weights(model)
-    with pytest.raises(FloatingPointError, match="nan in epoch 1"):
+    with pytest.raises(FloatingPointError, match=r"\[nan\] in epoch 1"):
         run(model, separable, lambda m, x, y: logistic(m, x, y) * math.nan)
     assert torch.equal(weights(model), before)
 
@@ -909,7 +911,8 @@ def test_the_robust_network_goes_on_from_the_standard_one_with_ten_steps_of_pgd(
     monkeypatch.setattr(training.attacks, "pgd", note)
     first = training.reference("robust", few)
     (start, ball, options, n), *_ = calls
-    assert torch.equal(start, weights(standard))
+    assert start.dtype == torch.float64
+    assert torch.equal(start.float(), weights(standard))
     assert (ball.p, ball.eps, ball.box) == (math.inf, 0.1, BOX)
     assert (options["steps"], options["keep"], n) == (10, "last", 100)
     calls.clear()
@@ -926,6 +929,42 @@ def test_the_robust_network_is_more_robust_on_new_digits_and_the_standard_one_kn
     attacked = Ball(math.inf, 0.1, BOX)
     weak, strong = (robust_accuracy(m, x, y, attacked, [attacks.pgd]) for m in (standard, robust))
     assert strong.low > weak.high  # far more than the size of the test set leaves open
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "seed"), training.SHIPPED)
+def test_training_finds_the_shipped_weights_again(kind, seed, digits):
+    shipped, again = training.reference(kind, digits, seed), training.trained(kind, digits, seed)
+    if torch.__version__.split("+")[0] == pinned("torch"):
+        torch.testing.assert_close(again.state_dict(), shipped.state_dict(), rtol=0, atol=1e-5)
+    clean = Ball(math.inf, 0.0, BOX)
+    found = (robust_accuracy(m, digits.x_test, digits.y_test, clean).value for m in (again, shipped))
+    assert abs(next(found) - next(found)) <= 0.01
+
+
+def pinned(package):
+    """The version of a package in the lock."""
+    lock = (Path(__file__).parents[1] / ".ci/requirements.lock").read_text()
+    return re.search(rf"^{package}==([^ ;]+)", lock, re.MULTILINE)[1]
+
+
+def test_the_shipped_networks_are_for_the_digits_and_nothing_else(digits, few, standard):
+    other = Data(digits.x_train.flip(0), digits.y_train.flip(0), digits.x_test, digits.y_test)
+    assert training.digest(other) != training.digest(digits)
+    assert not torch.equal(weights(training.reference("standard", digits)), weights(standard))
+    files = {file.stem for file in training.WEIGHTS.iterdir()}
+    assert files == {f"{kind}-{seed}" for kind, seed in training.SHIPPED}
+    for file in training.WEIGHTS.iterdir():
+        assert torch.load(file, weights_only=True)["data"] == training.digest(digits)
+        assert file.stat().st_size < 50_000
+
+
+def test_what_a_caller_does_to_a_shipped_network_stays_with_the_caller(digits):
+    first = training.reference("normalised", digits, 1)
+    assert not first.training
+    before = weights(first)
+    run(first, (digits.x_train[:50], digits.y_train[:50]), training.clean, epochs=1)
+    assert torch.equal(weights(training.reference("normalised", digits, 1)), before)
 
 
 def test_a_reference_network_has_no_gradients_left_that_an_attack_made(robust):

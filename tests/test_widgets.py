@@ -131,6 +131,19 @@ def test_a_frame_is_a_small_palette_png_of_the_figure(two):
     assert picture.size == (40, 40)
 
 
+def test_a_frame_shows_pixel_for_pixel_what_savefig_writes():
+    with plt.rc_context({"figure.constrained_layout.use": True}):
+        file, figure = io.BytesIO(), draw("a long title", 0.5)
+        figure.savefig(file, format="png")
+        plt.close(figure)
+        frame = slider(lambda v: draw("a long title", v), tell, Control("v", [0.5]), caption="c").frames[
+            0
+        ]
+    shown = Image.open(io.BytesIO(base64.b64decode(frame.split(",")[1]))).convert("RGB")
+    saved = Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE).convert("RGB")
+    assert shown.tobytes() == saved.tobytes()
+
+
 def test_drawing_the_frames_leaves_no_figure_open():
     before = plt.get_fignums()
     slider(draw, tell, Control("p", [1, 2, 3]), caption="c")

@@ -27,7 +27,7 @@ KINDS = {"pencil": "pencil and paper", "code": "code", "break": "break it"}
 NBGRADER_CONFIG = """c = get_config()
 c.CourseDirectory.course_id = "adversarial-robustness"
 c.ClearSolutions.code_stub = {"python": ""}  # the stubs are in the notebooks
-c.ExecutePreprocessor.timeout = 300  # seconds a cell
+c.ExecutePreprocessor.timeout = 3600  # seconds a cell
 """
 
 

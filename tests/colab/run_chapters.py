@@ -19,8 +19,9 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+HOUR = 3600  # seconds
 FROM_THE_PACKAGE = """\
 import adv_lib
 assert "-packages" in adv_lib.__file__, f"not the installed package: {adv_lib.__file__}"
@@ -31,9 +32,10 @@ def run(path: Path) -> str | None:
     """Execute one notebook; returns what went wrong, or None."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(FROM_THE_PACKAGE))
+    patience = {"timeout": None, "startup_timeout": HOUR, "iopub_timeout": HOUR}
     try:
-        NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        NotebookClient(notebook, kernel_name="python3", **patience).execute()
+    except (CellExecutionError, DeadKernelError) as error:
         return str(error)
     return None
 

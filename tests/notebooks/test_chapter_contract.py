@@ -1,28 +1,17 @@
-"""What every chapter promises its readers; CONTRIBUTING.md describes the cells and their metadata."""
+"""What every chapter promises its readers, without running it; CONTRIBUTING.md describes the cells."""
 
 import ast
 import importlib
-import importlib.util
 import re
-from itertools import takewhile
-from pathlib import Path
 from statistics import median
 
+import chapter_cells
 import nbformat
-import pytest
-from nbclient import NotebookClient
-
-ROOT = Path(__file__).parents[2]
-CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))
-
-spec = importlib.util.spec_from_file_location("cells", ROOT / "book/_ext/chapter_cells.py")
-chapter_cells = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(chapter_cells)
 
 
 def tagged(cell, tag: str) -> bool:
     """Whether the cell carries `tag`."""
-    return tag in cell.metadata.get("tags", [])
+    return tag in chapter_cells.tags(cell)
 
 
 def code(cells) -> list:
@@ -33,24 +22,6 @@ def code(cells) -> list:
 def syntax(cell) -> ast.Module:
     """The cell's Python, without its magics."""
     return ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", cell.source, flags=re.MULTILINE))
-
-
-@pytest.fixture(scope="module", params=CHAPTERS, ids=lambda path: path.stem)
-def chapter(request):
-    return nbformat.read(request.param, as_version=4)
-
-
-@pytest.fixture
-def exercises(chapter):
-    """(statement, its stub cells, its solution cells) of every exercise."""
-    found = []
-    for number, statement in enumerate(chapter.cells):
-        if "exercise" in statement.metadata:
-            rest = chapter.cells[number + 1 :]
-            stub = list(takewhile(lambda cell: tagged(cell, "exercise"), rest))
-            solution = list(takewhile(lambda cell: tagged(cell, "solution"), rest[len(stub) :]))
-            found.append((statement, stub, solution))
-    return found
 
 
 def test_the_notebook_is_valid_and_stored_without_outputs(chapter):
@@ -186,47 +157,3 @@ def test_no_later_cell_uses_what_a_reader_writes_in_an_exercise(chapter, exercis
     }
     assert written
     assert written & elsewhere == set()
-
-
-@pytest.fixture(scope="module")
-def student_copy(chapter, tmp_path_factory):
-    """The chapter as a student gets it, run from top to bottom with every stub untouched."""
-    copy = nbformat.from_dict(chapter_cells.to_student(chapter))
-    folder = str(tmp_path_factory.mktemp("student"))
-    client = NotebookClient(
-        copy, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
-    )
-    return client.execute()
-
-
-def test_the_student_copy_runs_and_every_stub_says_not_attempted(student_copy, record_property):
-    record_property("chapters run as a student gets them", student_copy.cells[0].source)
-    for cell in code(student_copy.cells):
-        if tagged(cell, "exercise") and cell.source.splitlines()[-1].startswith("check"):
-            assert "not attempted" in str(cell.outputs), cell.source
-
-
-def test_an_untouched_student_copy_shows_every_exercise_as_not_attempted(student_copy, exercises):
-    (shown,) = student_copy.cells[-1].outputs
-    first, *lines = shown.data["text/plain"].splitlines()
-    assert f": 0 of {len(exercises)} exercises pass" in first
-    titles = [statement.metadata["exercise"]["title"] for statement, _, _ in exercises]
-    assert lines == [f"○ {title}: not attempted yet" for title in titles]
-    assert "text/html" in shown.data
-
-
-def test_every_figure_a_cell_draws_has_its_alt_text(student_copy):
-    for cell in code(student_copy.cells):
-        if any("image/png" in output.get("data", {}) for output in cell.outputs):
-            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-            assert len(alt.split()) >= 5, cell.source
-
-
-def test_nothing_is_written_to_stderr(student_copy):
-    printed = [
-        output.text
-        for cell in code(student_copy.cells)
-        for output in cell.outputs
-        if output.get("name") == "stderr"
-    ]
-    assert printed == []

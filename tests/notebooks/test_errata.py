@@ -4,10 +4,9 @@ import ast
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
+import run_notebooks
 import yaml
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book/errata.md").read_text(encoding="utf-8")
@@ -59,21 +58,17 @@ def test_the_build_takes_the_page_for_a_notebook_and_runs_it():
     assert yaml.safe_load(header)["file_format"] == "mystnb"
     assert yaml.safe_load(header)["kernelspec"]["name"] == "python3"
     execute = yaml.safe_load((ROOT / "_config.yml").read_text())["execute"]
-    assert execute["execute_notebooks"] == "force"
+    assert execute["execute_notebooks"] == "cache"
     assert execute["raise_on_error"] is True
     assert not execute.get("exclude_patterns")
+    assert ROOT / "book/errata.md" in run_notebooks.pages()
 
 
-def test_the_cells_run_in_order_in_a_fresh_kernel_and_say_something_without_a_warning(
-    tmp_path, record_property
-):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in cells(PAGE)])
-    settings = {
-        "timeout": 120,
-        "kernel_name": "python3",
-        "resources": {"metadata": {"path": str(tmp_path)}},
-    }
-    set_up, *entries = NotebookClient(notebook, **settings).execute().cells
+@pytest.mark.slow
+def test_the_cells_run_in_order_in_a_fresh_kernel_and_say_something_without_a_warning(record_property):
+    page = run_notebooks.executed(ROOT / "book/errata.md")  # what the book shows
+    assert [cell.source for cell in run_notebooks.code(page)] == [s.rstrip() for s in cells(PAGE)]
+    set_up, *entries = run_notebooks.code(page)
     assert set_up.outputs == []
     for label, cell in zip(ENTRIES, entries, strict=True):
         assert {output.get("name") for output in cell.outputs} == {"stdout"}, cell.source

@@ -19,6 +19,7 @@ SITE = BUILD / "html"
 SLIDES = SITE / "slides"
 DESKTOP = {"width": 1280, "height": 900}
 FRAME = {"width": 1280, "height": 720}
+HOUR = 3_600_000  # milliseconds: no wait ends by the clock
 QUIET = [  # start as root in a container, and look nothing up
     "--no-sandbox",
     "--disable-gpu",
@@ -53,7 +54,7 @@ def browser():
         own = playwright.chromium.executable_path
         if not command and not Path(own).exists():
             missing("No Chromium: apt-get install chromium, or playwright install chromium.")
-        browser = playwright.chromium.launch(executable_path=command or own, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=command or own, args=QUIET, timeout=HOUR)
         yield browser
         browser.close()
 
@@ -111,22 +112,32 @@ class Visit:
             self.page.screenshot(path=BUILD / "screenshots" / f"{name}-{label}.png", **options)
 
 
-@pytest.fixture(scope="module", params=PAGES or ["no page"])
-def visit(request, browser, address):
-    """One page of the book in a desktop window; the tests of a page share one load."""
+@pytest.fixture(scope="session", params=PAGES or ["no page"])
+def loaded(request, browser, address):
+    """One page of the book, loaded once for all tests of it."""
     context = browser.new_context(viewport=DESKTOP, color_scheme="light")
+    context.set_default_timeout(HOUR)
     visit = Visit(context.new_page(), request.param)
     yield visit.open(f"{address}/{request.param}")
     context.close()
 
 
-@pytest.fixture(scope="module", params=DECKS or ["no deck"])
+@pytest.fixture
+def visit(loaded):
+    """The page in a desktop window, as it was when it had loaded."""
+    yield loaded
+    loaded.page.emulate_media(media="screen", color_scheme="light")
+    loaded.page.set_viewport_size(DESKTOP)
+
+
+@pytest.fixture(scope="session", params=DECKS or ["no deck"])
 def deck(request, browser):
     """One deck in a 16:9 window, from its file, with the network off."""
     path = SLIDES / request.param
     if not path.exists():
         missing("No deck in _build/html/slides: make book.")
     context = browser.new_context(viewport=FRAME, offline=True)
+    context.set_default_timeout(HOUR)
     visit = Visit(context.new_page(), f"slides/{request.param}").open(path.as_uri())
     visit.page.wait_for_function("window.Reveal?.isReady()")
     yield visit

@@ -12,19 +12,26 @@ ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build/html"
 SETTLED = "Promise.all(document.getAnimations().map(animation => animation.finished)).then(() => 0)"
 PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 900}
 
 
 @pytest.fixture
 def opened(visit):
-    """The page with every proof, hint, solution and hidden cell open."""
+    """The page with every proof, hint, solution and hidden cell open, until the test ends."""
     visit.page.evaluate(
         """() => {
-            document.querySelectorAll("details").forEach(d => { d.open = true });
-            document.querySelectorAll(".toggle-hidden > button").forEach(b => b.click());
+            window.wereShut = [...document.querySelectorAll("details:not([open])")];
+            window.wereHidden = [...document.querySelectorAll(".toggle-hidden > button")];
+            window.wereShut.forEach(details => { details.open = true });
+            window.wereHidden.forEach(button => button.click());
         }"""
     )
-    return visit
+    yield visit
+    visit.page.evaluate(
+        """() => {
+            window.wereShut.forEach(details => { details.open = false });
+            window.wereHidden.forEach(button => button.click());
+        }"""
+    )
 
 
 def test_the_page_loads_without_a_complaint_in_the_console_or_a_failed_request(visit, record_property):
@@ -147,18 +154,15 @@ def test_axe_finds_no_serious_violation(opened, scheme):
 def test_nothing_hangs_over_the_edge_of_a_phone(opened, scheme):
     opened.page.emulate_media(color_scheme=scheme)
     opened.page.set_viewport_size(PHONE)
-    try:
-        opened.screenshot(f"phone-{scheme}", full_page=True)
-        width = opened.page.evaluate("document.documentElement.scrollWidth")
-        wide = opened.page.evaluate(
-            """width => [...document.querySelectorAll("main *")]
-                .filter(e => e.getBoundingClientRect().right > width + 1)
-                .map(e => e.outerHTML.slice(0, 120)).slice(0, 5)""",
-            PHONE["width"],
-        )
-        assert width <= PHONE["width"], wide
-    finally:
-        opened.page.set_viewport_size(DESKTOP)
+    opened.screenshot(f"phone-{scheme}", full_page=True)
+    width = opened.page.evaluate("document.documentElement.scrollWidth")
+    wide = opened.page.evaluate(
+        """width => [...document.querySelectorAll("main *")]
+            .filter(e => e.getBoundingClientRect().right > width + 1)
+            .map(e => e.outerHTML.slice(0, 120)).slice(0, 5)""",
+        PHONE["width"],
+    )
+    assert width <= PHONE["width"], wide
 
 
 @cache

@@ -3,7 +3,6 @@
 import pytest
 
 A4 = {"width": 658, "height": 986}  # 210 × 297 mm without margins of 18 mm, in CSS pixels
-DESKTOP = {"width": 1280, "height": 900}
 ON_SCREEN_ONLY = (
     ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header, .bd-header-article, .prev-next-footer,"
     " .badges, .headerlink, .copybtn, .toggle-button, figure.adv-slider input"
@@ -25,9 +24,7 @@ def printed(request, visit):
     page.set_viewport_size(A4)
     page.emulate_media(media="print", color_scheme=request.param)
     page.wait_for_function("document.documentElement.dataset.theme === 'light'")
-    yield page
-    page.emulate_media(media="screen", color_scheme="light")
-    page.set_viewport_size(DESKTOP)
+    return page
 
 
 def test_sidebars_and_buttons_are_not_printed(printed):

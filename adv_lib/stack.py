@@ -1,0 +1,161 @@
+"""Many small networks as one: an axis of E in front of weights and activations.
+
+A layer of 50 units costs a core little more than the call, so E networks of the same shape, one after
+the other, pay for E calls where one would do. A `Stack` makes that one call. Its rows are dealt out in
+turns: row i of a batch is member i mod E's. No member sees the rows of another, so the gradient of the
+sum of their losses is, member by member, the gradient that each would have alone: `training.fit` and the
+attacks take a stack as they take a network, and each member ends where it would have ended by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Linear(nn.Module):
+    """W_e h + b_e for each member e.  weight: (E, out, in).  bias: (E, 1, out)."""
+
+    def __init__(self, layers: Sequence[nn.Linear]):
+        super().__init__()
+        self.weight = nn.Parameter(_each(layer.weight for layer in layers))
+        self.bias = nn.Parameter(_each(layer.bias for layer in layers).unsqueeze(1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h: (E, n, in).  Returns (E, n, out)."""
+        return torch.baddbmm(self.bias, h, self.weight.transpose(1, 2))
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm1d for each member: a mean and a variance for every unit of every member.
+
+    weight, bias, running_mean, running_var: (E, features).
+    """
+
+    def __init__(self, layers: Sequence[nn.BatchNorm1d]):
+        super().__init__()
+        self.momentum, self.eps = layers[0].momentum, layers[0].eps
+        for name, value in (*layers[0].named_parameters(), *layers[0].named_buffers()):
+            both = _each(getattr(layer, name) for layer in layers)
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, nn.Parameter(both))
+            else:
+                self.register_buffer(name, both)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h: (E, n, features).  Returns the same shape."""
+        E, n, features = h.shape
+        flat = h.transpose(0, 1).reshape(n, E * features)  # E·features units, each by itself
+        own = (self.running_mean, self.running_var, self.weight, self.bias)
+        out = F.batch_norm(flat, *(v.view(-1) for v in own), self.training, self.momentum, self.eps)
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return out.view(n, E, features).transpose(0, 1)
+
+
+class Stack(nn.Module):
+    """E networks side by side, f_0, …, f_{E−1}: row i of a batch goes through f_e with e = i mod E.
+
+    members: networks of Flatten, Linear, BatchNorm1d, ReLU and CELU, such as `models.mlp` makes, all of
+             the same layers and widths. Weights and statistics are copied, with an axis of E in front.
+    An attack that drops samples from the batch (`keep="first"`, `attacks.square`) is refused: the rows
+    that are left would change members. Nor is a stack for `evaluation`: take its `members`.
+    Raises ValueError for no members, for other layers, and for members that differ.
+    """
+
+    def __init__(self, members: Sequence[nn.Sequential]):
+        super().__init__()
+        kinds = {tuple(_kind(layer) for layer in member) for member in members}
+        if len(kinds) != 1:
+            raise ValueError(f"expected networks of the same layers and widths, got {kinds or 'none'}")
+        self.layers = nn.Sequential(*map(_side_by_side, zip(*members, strict=True)))
+        self._plan = (copy.deepcopy(members[0]),)  # in a tuple, so that its weights are none of ours
+        self.train(members[0].training)
+
+    def __len__(self) -> int:
+        """E."""
+        return len(next(self.parameters()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n·E, *shape), the members' rows in turns.  Returns logits (n·E, K) in the same order."""
+        E = len(self)
+        if len(x) % E:
+            raise ValueError(f"expected as many rows for each of {E} networks, got {len(x)} in all")
+        h = x.reshape(len(x) // E, E, -1).transpose(0, 1)
+        return self.layers(h).transpose(0, 1).flatten(0, 1)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Each row of x (n, …) once for every member: (n·E, …)."""
+        return x.repeat_interleave(len(self), 0)
+
+    def member(self, e: int) -> nn.Sequential:
+        """f_e on weights that are part of the stack's: gradients flow to them, and steps move both."""
+        network = copy.deepcopy(self._plan[0]).train(self.training)
+        for layer, own in zip(network, self.layers, strict=True):
+            for name, value in (*layer.named_parameters(), *layer.named_buffers()):
+                delattr(layer, name)  # a parameter cannot be replaced by a part of one
+                setattr(layer, name, getattr(own, name)[e].view(value.shape))
+        return network
+
+    def members(self) -> list[nn.Sequential]:
+        """The E networks by themselves, with copies of the weights and statistics of now."""
+        networks = [copy.deepcopy(self._plan[0]).train(self.training) for _ in range(len(self))]
+        for e, network in enumerate(networks):
+            state = {name: value[e] for name, value in self.layers.state_dict().items()}
+            shapes = {name: value.shape for name, value in network.state_dict().items()}
+            network.load_state_dict({name: state[name].view(shape) for name, shape in shapes.items()})
+        return networks
+
+
+def members_of(model: Callable) -> int:
+    """How many networks a model is: E for a `Stack` of E, 1 for any other."""
+    return len(model) if isinstance(model, Stack) else 1
+
+
+def drawn(
+    draw: Callable[[Tensor, torch.Generator], Tensor],
+    x: Tensor,
+    generator: torch.Generator | Sequence[torch.Generator],
+) -> Tensor:
+    """draw(x, generator), or with a sequence of E generators every member's rows from its own.
+
+    draw: (rows (n, *shape), generator) → one result a row, such as `Ball.sample`.  x: (n·E, *shape).
+    So a member draws what it would draw by itself.
+    """
+    if isinstance(generator, torch.Generator):
+        return draw(x, generator)
+    parts = [draw(x[e :: len(generator)], own) for e, own in enumerate(generator)]
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+def _each(values: Iterator[Tensor]) -> Tensor:
+    """One tensor a member, with an axis of members in front."""
+    return torch.stack([value.detach() for value in values])
+
+
+def _kind(layer: nn.Module) -> tuple:
+    """What must be the same in all members: the layer, its sizes and settings."""
+    return (str(layer), *((name, value.dtype) for name, value in layer.state_dict().items()))
+
+
+def _side_by_side(layers: Sequence[nn.Module]) -> nn.Module:
+    """The layers of all members at one place, as one."""
+    first = layers[0]
+    if isinstance(first, nn.Linear) and first.bias is not None:
+        return Linear(layers)
+    if (
+        isinstance(first, nn.BatchNorm1d)
+        and first.affine
+        and first.momentum
+        and first.running_mean is not None
+    ):
+        return BatchNorm(layers)
+    if isinstance(first, nn.Flatten):  # rows are flat already
+        return nn.Identity()
+    if isinstance(first, nn.ReLU | nn.CELU):
+        return copy.deepcopy(first)
+    raise ValueError(f"expected Flatten, Linear, BatchNorm1d, ReLU and CELU, got {first}")
