@@ -1,12 +1,13 @@
 # Two commands do everything on a fresh machine: `make book` and `make test`.
 # They need Python 3.11 or newer and make; everything else goes into .venv.
-# What takes long runs side by side on the cores there are; CORES=1 runs one thing at a time.
+# What takes long runs side by side on the cores there are, at most 16 (a gigabyte of memory each);
+# CORES=1 runs one thing at a time.
 
 PYTHON ?= python3
 PORT ?= 8000
 BIN = .venv/bin
 PY = $(BIN)/python
-CORES = $(shell $(PY) -c 'from joblib import cpu_count; print(cpu_count())')
+CORES = $(shell $(PY) -c 'from joblib import cpu_count; print(min(cpu_count(), 16))')
 CHAPTERS = $(wildcard chapters/*.ipynb)
 SPHINX = $(BIN)/jupyter-book build . -n -W --keep-going
 PYTEST = $(BIN)/pytest -n $(CORES) --dist

@@ -3,7 +3,8 @@
 Each function but `judge` turns an attack on networks, (model, x, y, ball) → δ, into an attack on a
 defense, (defense, x, y, ball) → δ. They differ in which network, or whose gradient, the inner attack
 sees; what counts in the end is always what the defense itself answers to x + δ. Where that depends on
-the batch, an inner attack that drops samples from it, such as `attacks.square`, is weaker than it looks.
+the batch, an inner attack that drops samples from it, as `attacks.square` does unless it keeps the
+"best", is weaker than it looks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import losses
+from . import losses, stack
 from .evaluation import Attack, Model, Table, check_allowed
 from .models import evaluating
 from .threat import Ball
@@ -151,7 +152,9 @@ def judge(
     column if it is right without an attack and in the batch that this attack made; in the last column,
     "union", if it is in all of them.
 
-    defenses: name → the same defense of several networks, one a seed, as many for each name.
+    defenses: name → the same defense of several networks, one a seed, as many for each name. One around
+              a `stack.Stack` stands for as many networks as the stack has members: they are attacked and
+              answer side by side, and no inner attack may then drop samples.
     attacks:  name → (defense, x, y, ball) → δ, such as `transfer(attacks.pgd)`.
     Returns a `Table` with the columns clean, one an attack, union.
     Raises ValueError for no samples, names that are taken, and an attack that leaves Δ(x).
@@ -159,10 +162,11 @@ def judge(
     if any(isinstance(seeds, torch.nn.Module) for seeds in defenses.values()):
         raise ValueError("expected a list of defenses for each name, one for each seed, got a defense")
     columns = ["clean", *attacks, "union"]
-    if len(set(columns)) < len(columns) or len({len(seeds) for seeds in defenses.values()} | {0}) != 2:
+    networks = {name: sum(map(_members, seeds)) for name, seeds in defenses.items()}
+    if len(set(columns)) < len(columns) or len({*networks.values()} | {0}) != 2:
         raise ValueError(
             "expected attacks of other names than clean and union, and as many networks, at least one, "
-            f"for each defense, got {columns} and { {k: len(v) for k, v in defenses.items()} }"
+            f"for each defense, got {columns} and {networks}"
         )
     if len(x) == 0 or len(x) != len(y) or batch_size < 1:
         raise ValueError(
@@ -172,23 +176,31 @@ def judge(
     right: dict[str, dict[str, Tensor]] = {}
     for name, seeds in defenses.items():
         rows = [_columns(defense, x, y, ball, attacks, batch_size) for defense in seeds]
-        right[name] = {column: torch.stack([row[column] for row in rows]) for column in columns}
+        right[name] = {column: torch.cat([row[column] for row in rows]) for column in columns}
     return Table(right)
 
 
 def _columns(defense, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
-    """One row of `judge` for one seed: column → (n,) bool."""
-    columns = {name: torch.zeros_like(y, dtype=torch.bool) for name in ("clean", *attacks)}
+    """One row of `judge` for each network of a defense: column → (E, n) bool."""
+    E = _members(defense)
+    columns = {name: y.new_zeros(len(x), E, dtype=torch.bool) for name in ("clean", *attacks)}
     with evaluating(defense):
         for batch in torch.arange(len(x), device=x.device).split(batch_size):
-            at, labels, part = x[batch], y[batch], ball.of(batch)
-            columns["clean"][batch] = _right(defense, at, labels)
+            rows = batch.repeat_interleave(E)  # each sample once for every network
+            at, labels, part = x[rows], y[rows], ball.of(rows)
+            clean = _right(defense, at, labels)
+            columns["clean"][batch] = clean.view(-1, E)
             for name, attack in attacks.items():
                 delta = attack(defense, at, labels, part)
                 check_allowed(name, delta, at, part)
-                columns[name][batch] = _right(defense, at + delta, labels) & columns["clean"][batch]
+                columns[name][batch] = (_right(defense, at + delta, labels) & clean).view(-1, E)
     columns["union"] = torch.stack(list(columns.values())).all(0)
-    return columns
+    return {name: right.T for name, right in columns.items()}
+
+
+def _members(defense: Defense) -> int:
+    """How many networks a defense stands for."""
+    return stack.members_of(getattr(defense, "model", None))
 
 
 def _right(defense: Defense, x: Tensor, y: Tensor) -> Tensor:

@@ -207,24 +207,29 @@ def square(
     queries: int = 1000,
     share: float = 0.8,
     targets: Tensor | None = None,
+    keep: str = "first",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The Square attack: random search that asks for logits only, never for a gradient; for p = ∞.
 
     δ starts as vertical stripes of ±ε. A query sets a random square of the image to ±ε, one sign a
     channel, and keeps that if the lead (see `Iterate`) grows. A square covers `share` of the image at
-    first and less with every stage of the search. Samples stop once they are broken.
+    first and less with every stage of the search.
 
     The last two axes of x are height and width, the others channels; a vector is an image of height 1.
+    keep: the "first" query that breaks a sample, which is then left alone; or the "best" of all, where
+          every query is about the whole batch, for a model that answers a sample differently in other
+          company. Of a model that does not, both break the same samples.
     Returns δ like x.  Raises ValueError for p other than ∞.
     Source: Andriushchenko et al. 2020, algorithms 1 and 2.
     """
-    if ball.p != math.inf or queries < 1 or not 0 < share <= 1:
+    if ball.p != math.inf or queries < 1 or not 0 < share <= 1 or keep not in ("best", "first"):
         raise ValueError(
-            "expected a ball with p = inf, queries ≥ 1 and 0 < share ≤ 1, "
-            f"got p = {ball.p}, {queries!r} and {share!r}"
+            'expected a ball with p = inf, queries ≥ 1, 0 < share ≤ 1 and keep "best" or "first", '
+            f"got p = {ball.p}, {queries!r}, {share!r} and {keep!r}"
         )
-    _refuse_a_stack(model)
+    if keep == "first":
+        _refuse_a_stack(model)
     with _goal(model, x, y, ball, None, targets) as goal:
         best, generator = _Best(goal), _fresh(generator, x)
         height, width = (1, *x.shape[1:])[-2:]
@@ -246,7 +251,7 @@ def square(
         delta = goal.region.project(signs(width).expand_as(image).flatten(1))
         best.offer(goal, delta, goal.logits(delta))
         for query in range(1, queries):
-            part = goal[best.lead < 0]
+            part = goal[best.lead < 0] if keep == "first" else goal
             if len(part.index) == 0:
                 break
             area = share / 2 ** sum(query / queries >= stage for stage in SQUARE_STAGES)
@@ -306,12 +311,12 @@ class _Goal:
             moved = (self.x + self.shaped(delta)).requires_grad_()
             z = self.model(moved)
             if self.loss is losses.log_odds:  # its part of the chain rule is known
-                top, pull = z, losses.log_odds_slope(z.detach(), *self.labels)
+                top = (z * losses.log_odds_slope(z.detach(), *self.labels)).sum()
             else:
-                top, pull = self.value(z).sum(), None
+                top = self.value(z).sum()
             if not top.requires_grad:
                 raise ValueError("the loss does not depend on x in a way that autograd can follow")
-            (gradient,) = torch.autograd.grad(top, moved, pull, allow_unused=True)
+            (gradient,) = torch.autograd.grad(top, moved, allow_unused=True)
         if gradient is None:
             raise ValueError("the loss does not depend on x in a way that autograd can follow")
         if not math.isfinite(gradient.sum()) and not gradient.isfinite().all():  # a sum can overflow
@@ -380,8 +385,9 @@ def _goal(
 
 
 def _refuse_a_stack(model: Model) -> None:
-    """An attack that drops samples would hand a stack's rows to other members."""
-    if isinstance(model, Stack):
+    """An attack that drops samples would hand a stack's rows to other members, also behind a defense."""
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    if any(isinstance(module, Stack) for module in modules):
         raise ValueError("expected one network: this attack drops samples, which a stack tells by place")
 
 

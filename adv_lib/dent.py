@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from . import stack
 from .models import evaluating
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, stack.BatchNorm)
 WIDTH = "width²"  # the name of Σ among the tensors that move; parameters have no such names
 
 
@@ -82,13 +84,12 @@ def smooth(x: Tensor, variance: Tensor) -> Tensor:
 
 
 def _blur(size: int, variance: Tensor) -> Tensor:
-    """exp(σ²/2 · L), (size, size) or (n, 1, size, size), by the cosines that are L's eigenvectors."""
+    """exp(σ²/2 · L), (1, size, size) or (n, 1, size, size), by the cosines that are L's eigenvectors."""
     k = torch.arange(size, dtype=variance.dtype, device=variance.device)
     cosines = torch.cos(math.pi * k[:, None] * (k + 0.5) / size)  # row k: the k-th eigenvector
     cosines = cosines / torch.linalg.vector_norm(cosines, dim=1, keepdim=True)
     decay = torch.exp(variance[..., None] * (torch.cos(math.pi * k / size) - 1))
-    kernel = cosines.T @ (decay[..., None] * cosines)
-    return kernel if variance.ndim == 0 else kernel[:, None]
+    return (cosines.T @ (decay[..., None] * cosines)).unsqueeze(-3)
 
 
 # ---- the defense ----
@@ -99,6 +100,7 @@ class Adapted:
     """The classifier f(g(·; Σ); θ + Δ) with Σ and Δ held where a batch has put them.
 
     moved: names of parameters and `WIDTH` → their values: one for all or, if `each`, one a sample.
+           "For all" of a `stack.Stack` means one for each member, in front, as in its parameters.
     """
 
     model: nn.Module
@@ -113,25 +115,67 @@ class Adapted:
             sizes = [len(value) for value in self.moved.values()]
             raise ValueError(f"expected the {sizes[0]} samples that were adapted to, got {len(x)}")
         if variance is not None:
-            x = smooth(x, variance)
+            many = variance.ndim and not self.each  # a width for each member of a stack
+            x = smooth(x, variance.repeat(len(x) // len(variance)) if many else variance)
         with evaluating(self.model):
             if not affine:
                 return self.model(x)
             if not self.each:
                 return functional_call(self.model, affine, (x,))
-            return vmap(self._one)(affine, x)
+            with _row_by_row(self.model, affine) as plain:
+                return functional_call(self.model, plain, (x,))
 
-    def _one(self, affine: dict[str, Tensor], x: Tensor) -> Tensor:
-        """The logits (K,) of one sample under its own parameters."""
-        return functional_call(self.model, affine, (x[None],))[0]
+
+def _norms(model: nn.Module) -> Iterator[tuple[str, nn.Module, list[str]]]:
+    """The normalisation layers that have scales or shifts: prefix of the names, layer, which it has."""
+    for prefix, layer in model.named_modules():
+        which = [name for name, _ in layer.named_parameters(recurse=False)]
+        if isinstance(layer, NORMS) and which:
+            yield prefix + "." if prefix else "", layer, which
+
+
+@contextmanager
+def _row_by_row(model: nn.Module, affine: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Let each normalisation layer answer γ_i x̂ + β_i for sample i.
+
+    affine: names of all scales and shifts → (n, *shape), one a sample.
+    Yields what to run the model with meanwhile: scales 1 and shifts 0, so that a layer itself gives x̂.
+    """
+    plain, hooks = {}, []
+    for prefix, layer, which in _norms(model):
+        own = {name: affine[prefix + name] for name in which}
+        hooks.append(layer.register_forward_hook(partial(_rescaled, own)))
+        for name in which:
+            plain[prefix + name] = torch.full_like(getattr(layer, name), name == "weight")
+    try:
+        yield plain
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _rescaled(own: Mapping[str, Tensor], layer: nn.Module, _, normalised: Tensor) -> Tensor:
+    """γ_i x̂_i + β_i: the output of a layer with the scales and shifts of each sample."""
+    for name, value in own.items():
+        free = (1,) * (normalised.ndim - value.ndim)  # pixels or, for LayerNorm, what it leaves alone
+        if isinstance(layer, stack.BatchNorm):  # (E, n, features), where rows come in turns
+            value = value.view(-1, len(normalised), value.shape[-1]).transpose(0, 1)
+        elif isinstance(layer, nn.LayerNorm):
+            value = value.view(len(value), *free, *value.shape[1:])
+        else:
+            value = value.view(*value.shape, *free)
+        normalised = normalised * value if name == "weight" else normalised + value
+    return normalised
 
 
 class Dent(nn.Module):
     """argmin over Σ, Δ of the entropy H(f(g(x; Σ); θ + Δ)), by a few steps, then the prediction there.
 
     model:     a classifier with normalisation layers that have scales and shifts; it stays as it is and
-               runs in eval mode, with the statistics from its training.
-    steps, lr: how many steps, and their size; 0 steps is the network as it is.
+               runs in eval mode, with the statistics from its training. A `stack.Stack` adapts each of
+               its members as if it were alone.
+    steps, lr: how many steps, and their size, for a stack also one for each member; 0 steps is the
+               network as it is.
     scope:     "batch" for one Σ and Δ a batch (dent), "sample" for one a sample (dent+).
     adapt:     what moves: Δ in the "model", Σ at the "input", or "both".
     objective: what is minimised: logits (n, K) → (n,), such as `entropy` or `information`.
@@ -149,7 +193,7 @@ class Dent(nn.Module):
         model: nn.Module,
         *,
         steps: int = 6,
-        lr: float = 6e-3,
+        lr: float | Sequence[float] = 6e-3,
         scope: str = "batch",
         adapt: str = "model",
         objective: Callable[[Tensor], Tensor] = entropy,
@@ -157,8 +201,11 @@ class Dent(nn.Module):
         unroll: bool = False,
     ):
         super().__init__()
-        if steps < 0 or not 0 < lr < math.inf:
+        rates = lr if isinstance(lr, Sequence) else [lr]
+        if steps < 0 or not all(0 < rate < math.inf for rate in rates):
             raise ValueError(f"expected steps ≥ 0 and lr > 0, got {steps!r} and {lr!r}")
+        if len(rates) not in (1, stack.members_of(model)):
+            raise ValueError(f"expected one lr, or one for each member of a stack, got {lr!r}")
         if scope not in ("batch", "sample") or adapt not in ("model", "input", "both"):
             raise ValueError(
                 'expected scope "batch" or "sample" and adapt "model", "input" or "both", '
@@ -189,18 +236,20 @@ class Dent(nn.Module):
         with nullcontext() if through else torch.inference_mode(False), torch.enable_grad():
             at = x if through else x.detach().clone()
             moved, memory = self._start(at), {}
+            rates = {name: self._rate(value) for name, value in moved.items()}
             path = [Adapted(self.model, dict(moved), self.scope == "sample")]
             for step in range(1, self.steps + 1):
-                values = self.objective(path[-1](at))
+                values = self._values(path[-1](at))
                 if values.shape != x.shape[:1]:
                     raise ValueError(f"expected an objective ({len(x)},), got {tuple(values.shape)}")
-                goal = values.mean() if self.scope == "batch" else values.sum()
+                members = stack.members_of(self.model)  # the sum over them of each one's mean
+                goal = members * values.mean() if self.scope == "batch" else values.sum()
                 slopes = torch.autograd.grad(
                     goal, list(moved.values()), create_graph=through, materialize_grads=True
                 )
                 for (name, value), slope in zip(tuple(moved.items()), slopes, strict=True):
                     move, memory[name] = _STEPS[self.optimiser](slope, memory.get(name), step)
-                    new = value - self.lr * move
+                    new = value - rates[name] * move
                     moved[name] = new.clamp(min=0) if name == WIDTH else new
                 if not through:
                     moved = {name: value.detach().requires_grad_() for name, value in moved.items()}
@@ -216,20 +265,39 @@ class Dent(nn.Module):
     def _affine(self) -> dict[str, Tensor]:
         """The scales and shifts of the normalisation layers, by name."""
         return {
-            f"{prefix}.{name}" if prefix else name: parameter
-            for prefix, module in self.model.named_modules()
-            if isinstance(module, NORMS)
-            for name, parameter in module.named_parameters(recurse=False)
+            prefix + name: getattr(layer, name)
+            for prefix, layer, which in _norms(self.model)
+            for name in which
         }
 
     def _start(self, x: Tensor) -> dict[str, Tensor]:
         """θ and no smoothing, as leaves of a new graph."""
+        members, stacked = stack.members_of(self.model), isinstance(self.model, stack.Stack)
         start = {} if self.adapts == "input" else self._affine()
         if self.adapts != "model":
-            start[WIDTH] = x.new_zeros(())
-        if self.scope == "sample":
-            start = {name: value.expand(len(x), *value.shape) for name, value in start.items()}
+            start[WIDTH] = x.new_zeros((members,) if stacked else ())
+        if self.scope == "sample":  # rows in turns, as the stack has them
+            start = {
+                name: (value if stacked else value[None])
+                .expand(len(x) // members, *(value.shape if stacked else (1, *value.shape)))
+                .flatten(0, 1)
+                for name, value in start.items()
+            }
         return {name: value.detach().clone().requires_grad_() for name, value in start.items()}
+
+    def _rate(self, value: Tensor) -> float | Tensor:
+        """The step size for a tensor that moves: a number or, of several, one for each row."""
+        if not isinstance(self.lr, Sequence):
+            return self.lr
+        rates = value.new_tensor(self.lr)
+        return rates.repeat(len(value) // len(rates)).view(-1, *[1] * (value.ndim - 1))
+
+    def _values(self, z: Tensor) -> Tensor:
+        """The objective (n,) of the logits, member by member: none is measured in another's company."""
+        if not isinstance(self.model, stack.Stack):
+            return self.objective(z)
+        each = z.unflatten(0, (-1, len(self.model)))
+        return vmap(self.objective, in_dims=1, out_dims=1)(each).flatten()
 
 
 # ---- the steps of three optimisers: slope, memory, number from 1 → move, memory ----
@@ -252,16 +320,15 @@ def _adamod(
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """AdaMod [Ding et al. 2019]: Adam whose step sizes may not exceed their own running mean."""
     size, m, v = _moments(slope, memory, step, (0.99, 0.999))
-    bound = 0.6 * memory[2] + 0.4 * size if memory else 0.4 * size
+    bound = memory[2].lerp(size, 0.4) if memory else 0.4 * size
     return torch.minimum(size, bound) * m, (m, v, bound)
 
 
 def _moments(slope, memory, step, betas) -> tuple[Tensor, Tensor, Tensor]:
     """Adam's step size for each entry and its two running means."""
     m, v = memory[:2] if memory else (torch.zeros_like(slope), torch.zeros_like(slope))
-    m = betas[0] * m + (1 - betas[0]) * slope
-    v = betas[1] * v + (1 - betas[1]) * slope**2
-    size = 1 / (1 - betas[0] ** step) / (v / (1 - betas[1] ** step) + 1e-16).sqrt()
+    m, v = m.lerp(slope, 1 - betas[0]), v.lerp(slope**2, 1 - betas[1])
+    size = (v / (1 - betas[1] ** step) + 1e-16).rsqrt() / (1 - betas[0] ** step)
     return size, m, v
 
 

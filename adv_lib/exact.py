@@ -7,9 +7,10 @@ branch and bound over linear programs.
 
 Both report lower ≤ minimum ≤ upper. `upper` is what an input reaches when it is sent through the
 network, `lower` is proved, in float64 (by `mip` to the solver's own tolerance). The minimum counts as
-known when they differ by at most TOLERANCE, in the units of the logits. A time limit can leave them
-further apart, but neither becomes wrong. All of it is about the network that has these weights in exact
-arithmetic; float32 rounds it, by about 1e-6 where logits are about 10.
+known when they differ by at most TOLERANCE, in the units of the logits. A limit on the nodes can leave
+them further apart, but neither becomes wrong. Nodes are counted, not seconds: what is found does not
+depend on how fast or how busy a machine is. All of it is about the network that has these weights in
+exact arithmetic; float32 rounds it, by about 1e-6 where logits are about 10.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -60,8 +60,9 @@ class Certificates:
     """For every sample an answer and what proves it.
 
     status:  "robust": every margin is proved to be above TOLERANCE. "broken": the model itself, called
-             on x + delta, does not put y first. "unknown": neither, because time ran out, the smallest
-             margin is within TOLERANCE of 0, or the model's own rounding hides the counterexample.
+             on x + delta, does not put y first. "unknown": neither, because the nodes ran out, the
+             smallest margin is within TOLERANCE of 0, or the model's own rounding hides the
+             counterexample.
     stage:   how far it went: "interval", "attack", "lp" or "search".
     margins: (n,) float64, a proved lower bound on the smallest margin.
     delta:   (n, *shape), like x: what breaks the sample, 0 for all that are not broken.
@@ -95,23 +96,25 @@ def margins(
     ball: Ball,
     *,
     method: str = "search",
-    time_limit: float | None = None,
+    node_limit: int | None = None,
     jobs: int = -1,
     progress: bool | None = None,
 ) -> Margins:
     """min over δ ∈ Δ(x) of z_y − z_k for every class k, with a δ that attains it.
 
     method:     "search" or "mip", see above.
-    time_limit: seconds for each sample, all its classes together; None means as long as it takes.
+    node_limit: how many linear programs the search may solve, or nodes the solver may count, for each
+                sample. Class by class, each gets an equal share of what is left, and at least one.
+                None means as many as it takes. The programs that bound the hidden units do not count.
     jobs, progress: as in `bounds.each`.
-    Raises ValueError for another method, a time limit that is not positive, p ≠ ∞, labels that do not
-    fit, and what `affine.affine_pieces` and `Ball` raise.
+    Raises ValueError for another method, a node limit below 1, p ≠ ∞, labels that do not fit, and what
+    `affine.affine_pieces` and `Ball` raise.
     """
     if method not in SOLVERS:
         raise ValueError(f"expected one of the methods {tuple(SOLVERS)}, got {method!r}")
     x = x.detach()
-    problems = _problems(model, x, y, ball, time_limit)
-    tasks = [(*p, label, method, time_limit) for p, label in zip(problems, y.tolist(), strict=True)]
+    problems = _problems(model, x, y, ball, node_limit)
+    tasks = [(*p, label, method, node_limit) for p, label in zip(problems, y.tolist(), strict=True)]
     samples = bounds.each(_minima, tasks, jobs, progress)
 
     def table(name: str) -> Tensor:
@@ -130,7 +133,7 @@ def certify(
     y: Tensor,
     ball: Ball,
     *,
-    time_limit: float | None = None,
+    node_limit: int | None = None,
     jobs: int = -1,
     progress: bool | None = None,
 ) -> Certificates:
@@ -139,13 +142,15 @@ def certify(
     Only the sign of the margins is asked for, and the cheap answers come first: interval bounds; an
     attack; linear programs for each class that is left, first on interval bounds and then on bounds that
     are linear programs too; the search for each class that these leave.
-    time_limit: seconds for each sample that gets as far as the programs.
+    node_limit: how many linear programs the search may solve for each sample, class by class, the one
+                with the smallest bound first, until they are used up. None means as many as it takes.
+                The programs that come before the search do not count.
     jobs, progress: as in `margins`.
     Raises what `margins` raises.
     Source: Tjeng, Xiao & Tedrake 2019 (the order).
     """
     x = x.detach()
-    problems = _problems(model, x, y, ball, time_limit)
+    problems = _problems(model, x, y, ball, node_limit)
     with torch.no_grad():
         cheap = bounds.margins(model, x.double(), y, ball)
         delta = attacks.pgd(model, x, y, ball, restarts=3, keep="first")
@@ -154,7 +159,7 @@ def certify(
     stage = ["attack" if wrong else "interval" for wrong in broken.tolist()]
     left = (~broken & (proved <= TOLERANCE)).nonzero().flatten().tolist()
     classes = [(row <= TOLERANCE).nonzero().flatten().tolist() for row in cheap]
-    tasks = [(*problems[i], int(y[i]), classes[i], time_limit) for i in left]
+    tasks = [(*problems[i], int(y[i]), classes[i], node_limit) for i in left]
     for i, (stage[i], found) in zip(left, bounds.each(_sign, tasks, jobs, progress), strict=True):
         rest = cheap[i][cheap[i] > TOLERANCE].amin()  # of the classes that were not asked about again
         proved[i], nodes[i] = max(proved[i], min(rest, found.lower)), found.nodes
@@ -174,7 +179,7 @@ def search(
     relaxation: Relaxation,
     layers: Sequence[Layer],
     c: Array,
-    deadline: float = math.inf,
+    node_limit: int | None = None,
     sign: bool = False,
 ) -> Found:
     """min cᵀ(logits) by branch and bound, best node first.
@@ -185,7 +190,7 @@ def search(
     whose triangle is violated most, weighed by the price of its upper edge.
 
     relaxation: of the hidden layers.  layers: all of them.  c: (K,).
-    deadline: in seconds of `time.monotonic`.
+    node_limit: stop after so many linear programs, ≥ 1; None means when the minimum is known.
     sign: stop when the sign of the minimum is known: close nodes above TOLERANCE, end below −TOLERANCE.
     """
     W, b = layers[-1]
@@ -193,7 +198,7 @@ def search(
     best, upper, solved = point, float(c @ _forward(layers, point)), 0
     finished = math.inf  # the smallest bound of the nodes that need no split
     nodes: list[tuple[float, int, dict[int, bool]]] = [(-math.inf, 0, {})]
-    while nodes and (solved == 0 or monotonic() < deadline) and not (sign and upper < -TOLERANCE):
+    while nodes and solved != node_limit and not (sign and upper < -TOLERANCE):
         if nodes[0][0] > min(upper - TOLERANCE, TOLERANCE if sign else math.inf):
             break
         parent, _, phases = heappop(nodes)
@@ -220,11 +225,15 @@ def search(
     return Found(min([finished, upper, *(bound for bound, _, _ in nodes)]), upper, best, solved)
 
 
-def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: float = math.inf) -> Found:
+def mip(
+    relaxation: Relaxation, layers: Sequence[Layer], c: Array, node_limit: int | None = None
+) -> Found:
     """min cᵀ(logits) as a mixed-integer linear program, left to HiGHS.
 
     The relaxation, and for each unstable unit a v ∈ {0, 1} with h ≤ u v and h ≤ a − l (1 − v).
-    relaxation, layers, c, deadline: as in `search`.  Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
+    relaxation, layers, c: as in `search`.
+    node_limit: of the solver's own nodes, which it looks at between two of them: it may take a few more.
+    Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -247,7 +256,7 @@ def mip(relaxation: Relaxation, layers: Sequence[Layer], c: Array, deadline: flo
             LinearConstraint(post - high[:, None] * v, -math.inf, 0),
             LinearConstraint(post - pre - low[:, None] * v, -math.inf, -low),
         ],
-        options={"mip_rel_gap": 0.0, "time_limit": max(0.0, deadline - monotonic())},
+        options={"mip_rel_gap": 0.0, "node_limit": node_limit},
     )
     lower, columns = linear.bound, linear.point if result.x is None else result.x
     if result.mip_dual_bound is not None:  # None without an unstable unit: that is a linear program
@@ -263,19 +272,18 @@ SOLVERS = {"search": search, "mip": mip}
 
 
 def _minima(
-    layers: Sequence[Layer], lower: Array, upper: Array, y: int, method: str, time_limit: float | None
+    layers: Sequence[Layer], lower: Array, upper: Array, y: int, method: str, node_limit: int | None
 ) -> list[Found]:
-    """The minimum of z_y − z_k for every class k. The time left is shared among the classes left."""
-    end = math.inf if time_limit is None else monotonic() + time_limit
-    relaxation, _ = relax(layers, lower, upper, deadline=end)
+    """The minimum of z_y − z_k for every class k. The nodes left are shared among the classes left."""
+    relaxation, _ = relax(layers, lower, upper)
     K = len(layers[-1][1])
-    one, found = np.eye(K), []
-    for k in range(K):
-        deadline = monotonic() + (end - monotonic()) / (K - k)
-        if k == y:
-            found.append(Found(math.inf, math.inf, lower, 0))
-        else:
-            found.append(SOLVERS[method](relaxation, layers, one[y] - one[k], deadline))
+    one, found = np.eye(K), [Found(math.inf, math.inf, lower, 0)] * K
+    others = [k for k in range(K) if k != y]
+    left = node_limit
+    for done, k in enumerate(others):
+        share = None if left is None else max(1, left // (len(others) - done))
+        found[k] = SOLVERS[method](relaxation, layers, one[y] - one[k], share)
+        left = None if left is None else left - found[k].nodes
     return found
 
 
@@ -285,24 +293,25 @@ def _sign(
     upper: Array,
     y: int,
     classes: Sequence[int],
-    time_limit: float | None,
+    node_limit: int | None,
 ) -> tuple[str, Found]:
     """Does every z_y − z_k, k in classes, stay positive? How far it went and the smallest one found."""
-    deadline = math.inf if time_limit is None else monotonic() + time_limit
     (W, b), one = layers[-1], np.eye(len(layers[-1][1]))
     least = dict.fromkeys(classes, -math.inf)
     for given in (intervals(layers, lower, upper), None):  # None: tighten them, where that still matters
-        relaxation, _ = relax(layers, lower, upper, given, deadline)
+        relaxation, _ = relax(layers, lower, upper, given)
         for k in [k for k in classes if least[k] <= TOLERANCE]:
             least[k] = max(least[k], relaxation.minimise(W[y] - W[k], b[y] - b[k]).bound)
         if min(least.values()) > TOLERANCE:
             break
     found = {k: Found(least[k], math.inf, lower, 0) for k in classes}
     hard = sorted((k for k in classes if least[k] <= TOLERANCE), key=least.get)
+    left = node_limit
     for k in hard:
-        one_class = search(relaxation, layers, one[y] - one[k], deadline, sign=True)
+        one_class = search(relaxation, layers, one[y] - one[k], left, sign=True)
         found[k] = one_class._replace(lower=max(one_class.lower, least[k]))
-        if one_class.upper <= TOLERANCE:
+        left = None if left is None else left - one_class.nodes
+        if one_class.upper <= TOLERANCE or left == 0:
             break
     worst = min(found.values(), key=lambda f: f.upper)
     proved, nodes = min(f.lower for f in found.values()), sum(f.nodes for f in found.values())
@@ -329,10 +338,10 @@ def _wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _problems(
-    model: nn.Sequential, x: Tensor, y: Tensor, ball: Ball, time_limit: float | None
+    model: nn.Sequential, x: Tensor, y: Tensor, ball: Ball, node_limit: int | None
 ) -> list[tuple[list[Layer], Array, Array]]:
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"expected a time limit in seconds > 0, or None, got {time_limit!r}")
+    if node_limit is not None and not (isinstance(node_limit, int) and node_limit >= 1):
+        raise ValueError(f"expected a whole number of nodes ≥ 1, or None, got {node_limit!r}")
     bounds.check_batch(x)
     pieces = affine_pieces(model, x.shape[1:], torch.float64)
     bounds.check_labels(pieces, x, y)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -198,7 +197,6 @@ def relax(
     lower: Array,
     upper: Array,
     bounds: Sequence[tuple[Array, Array]] | None = None,
-    deadline: float = math.inf,
 ) -> tuple[Relaxation, list[tuple[Array, Array]]]:
     """The relaxation of all hidden layers, and the pre-activation bounds (l, u) of each that it uses.
 
@@ -206,16 +204,14 @@ def relax(
     lower, upper: (d,), the box in which the input lies.
     bounds: for each hidden layer; None finds them from the first layer to the last: by intervals, which
             are exact in the first, and where these leave a unit unstable by minimising and maximising
-            its pre-activation over the layers before it. What `deadline` (in seconds of
-            `time.monotonic`) cuts off keeps its interval.
+            its pre-activation over the layers before it: at most two programs a unit.
     """
     relaxation, used = Relaxation(lower, upper), []
     for depth, (W, b) in enumerate(layers[:-1]):
         low, high = interval(W, b, lower, upper) if bounds is None else bounds[depth]
         for j in np.flatnonzero((low < 0) & (high > 0)) if bounds is None and depth > 0 else ():
-            if monotonic() < deadline:
-                low[j] = max(low[j], relaxation.minimise(W[j], b[j]).bound)
-            if low[j] < 0 and monotonic() < deadline:
+            low[j] = max(low[j], relaxation.minimise(W[j], b[j]).bound)
+            if low[j] < 0:
                 high[j] = min(high[j], -relaxation.minimise(-W[j], -b[j]).bound)
         relaxation.relu(W, b, low, high)
         used.append((low, high))

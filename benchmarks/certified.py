@@ -24,7 +24,7 @@ from adv_lib.threat import Ball
 from . import networks
 
 N = 200
-LIMIT = 30  # seconds for an image that gets as far as the programs
+LIMIT = 20000  # linear programs that the search may solve for an image
 TIMED = 0.05
 STEPS = 20  # of the ascent to the best slopes
 METHODS = (
@@ -74,7 +74,7 @@ right ({another_right}). Command: `make bench PART=certified`.
 Each column but the last counts images with a proof, the last those without a counterexample. *Not
 elided* subtracts the intervals of two logits; *interval* bounds their difference at once. *Dual* and
 *CROWN* are one backward pass on layer bounds of their own, *best slopes* that pass after {steps} steps
-of ascent, on CROWN's layer bounds. *Exact* is `exact.certify` with at most {limit} seconds an image:
+of ascent, on CROWN's layer bounds. *Exact* is `exact.certify` with at most {limit:,} programs an image:
 robust / broken / unknown. At ε = {timed} it answers by {stages}. PGD is `attacks.pgd` by its
 defaults with 10 starts. Ours and the other run are at most {apart} images apart ({where}).
 
@@ -150,7 +150,7 @@ def columns(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> dict[str,
         return dual("crown", layer_bounds=layers, slopes=slopes)
 
     def certify() -> exact.Certificates:
-        return exact.certify(model, x, y, ball, time_limit=LIMIT, progress=False)
+        return exact.certify(model, x, y, ball, node_limit=LIMIT, progress=False)
 
     runs: dict[str, Callable] = {
         "interval, not elided": lambda: not_elided(model, precise, y, ball),
@@ -270,7 +270,7 @@ def difference(model: nn.Sequential, x: Tensor, y: Tensor, found: dict) -> str:
             stronger = survives(*one[:3], attacks.pgd(*one, steps=100, restarts=50))
             targeted = aim(*one)
             more, aimed = more + (not stronger), aimed + (not targeted)
-            minimum = exact.margins(*one, time_limit=2 * LIMIT, progress=False)
+            minimum = exact.margins(*one, node_limit=2 * LIMIT, progress=False)
             k = int(minimum.attained.argmin())
             proof = "" if minimum.closed[0, k] else f", proved {minimum.margins.min():.6f}"
             given = result["exact"].certificates

@@ -144,7 +144,7 @@ CLAIMS = (
         "the network behind it became more robust",
         "yes",
         lambda a: (
-            "worst of nine attacks: dent+ {:+.1f} points (95 % interval {:+.1f} to {:+.1f}), ".format(
+            "worst of eight attacks: dent+ {:+.1f} points (95 % interval {:+.1f} to {:+.1f}), ".format(
                 *a["gain"]
             )
             + "dent {:+.1f} ({:+.1f} to {:+.1f})".format(*a["loss"])

@@ -21,9 +21,10 @@ from adv_lib.threat import Ball
 from . import certified, networks, speed
 
 PROGRAMS, SLOW = 50, 10  # samples of the first table, and those of its slow contestants
-EXACT, LIMIT = 12, 5  # samples of the second table, and seconds that each may take
-MINIMA, MIP_LIMIT = 8, 30
-BIG_M, BIG_M_LIMIT = 12, 3
+# Samples of a table, and the programs of the search (or nodes of the solver) that each may take.
+EXACT, LIMIT = 12, 4000
+MINIMA, MINIMA_LIMIT = 8, 20000
+BIG_M, BIG_M_LIMIT = 12, 1000
 
 Pair = tuple[Array, Array]
 
@@ -46,7 +47,8 @@ any two of the margins, are of {slow} samples.
 
 **Robust or broken**, {exact} samples one by one: seconds in all and, in brackets, how many samples are
 finished, by `exact.certify`, which asks for the sign, and by `exact.margins`, which finds every minimum.
-Each sample has at most {limit} seconds; where minima are unfinished they would take longer. Then
+Each sample has at most {limit:,} linear programs in the search; where minima are unfinished they would
+take longer. Then
 `exact.certify` on all {right} images, robust / broken / unknown, and how many of them PGD with 100 steps
 and 20 starts breaks: of all, of those called robust, and how many called broken it does not.
 
@@ -57,9 +59,9 @@ and 20 starts breaks: of all, of those called robust, and how many called broken
 {missed}
 
 **Every minimum**, {minima} samples: seconds in all of `exact.margins` by our branch and bound and by
-HiGHS's mixed-integer solver (of {scipy}), both on LP bounds and with {mip_limit} seconds a sample. The
-ratio is the median over the samples. A margin is known when its two bounds are 1e-6 apart or less. The
-last column is the largest difference between the two where both know it. No target was set.
+HiGHS's mixed-integer solver (of {scipy}), both on LP bounds and with at most {minima_limit:,} nodes a
+sample. The ratio is the median over the samples. A margin is known when its two bounds are 1e-6 apart
+or less. The last column is the largest difference between the two where both know it. No target was set.
 
 | ε | search | mip | mip / search | known by search | known by mip | minima apart |
 |---|---|---|---|---|---|---|
@@ -68,9 +70,9 @@ last column is the largest difference between the two where both know it. No tar
 **Tighter bounds on the hidden layers**, {big_m} samples: only the sign of every margin, by
 `exact.search` and without intervals or attacks before it. *One big M* lets every hidden unit be in
 [−M, M], where M is the largest interval bound of the network. Seconds include the making of the bounds;
-a node is a linear program of the search. A sample is *unknown* after {big_m_limit} seconds, so those
-seconds and nodes would be more. No target was set. Do two bounds contradict each other on any sample?
-{contradict}.
+a node is a linear program of the search. A class is left after {big_m_limit:,} nodes and its sample is
+*unknown*, so those seconds and nodes would be more. No target was set. Do two bounds contradict each
+other on any sample? {contradict}.
 
 | ε | bounds | robust | broken | unknown | seconds | nodes | nodes, median sample |
 |---|---|---|---|---|---|---|---|
@@ -214,7 +216,7 @@ def verdicts(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[str, list[str]
     lines, targets, missed = [], [], []
     for eps in (0.05, 0.1):
         ball = Ball(math.inf, eps, (0, 1))
-        settings = {"ball": ball, "time_limit": LIMIT, "progress": False}
+        settings = {"ball": ball, "node_limit": LIMIT, "progress": False}
         ways = {
             "certify": partial(exact.certify, model, **settings, jobs=1),
             "margins": partial(exact.margins, model, **settings, jobs=1),
@@ -255,7 +257,7 @@ def minima(model: nn.Sequential, x: Tensor, y: Tensor) -> str:
     """Our branch and bound against HiGHS's own, all margins to the end."""
     lines = []
     for eps in (0.03, 0.05):
-        settings = {"ball": Ball(math.inf, eps, (0, 1)), "time_limit": MIP_LIMIT, "progress": False}
+        settings = {"ball": Ball(math.inf, eps, (0, 1)), "node_limit": MINIMA_LIMIT, "progress": False}
         ways = {
             method: partial(exact.margins, model, **settings, method=method, jobs=1)
             for method in ("search", "mip")
@@ -298,12 +300,11 @@ class Decision(NamedTuple):
 
 def decide(sample: Sample, given: Sequence[Pair] | None) -> Decision:
     """Only the sign of every margin, by search alone, on these bounds or, without, on those by LP."""
-    deadline = time.monotonic() + BIG_M_LIMIT
-    relaxation, _ = relax(sample.layers, sample.lower, sample.upper, given, deadline)
+    relaxation, _ = relax(sample.layers, sample.lower, sample.upper, given)
     one, nodes, proved = np.eye(len(sample.layers[-1][1])), 0, True
     for k in set(range(len(one))) - {sample.y}:
         c = one[sample.y] - one[k]
-        found = exact.search(relaxation, sample.layers, c, deadline, sign=True)
+        found = exact.search(relaxation, sample.layers, c, BIG_M_LIMIT, sign=True)
         nodes += found.nodes
         if found.upper < -exact.TOLERANCE:
             return Decision("broken", nodes)
@@ -355,7 +356,7 @@ def section(_: data.Data) -> str:
         exact=EXACT,
         limit=LIMIT,
         minima=MINIMA,
-        mip_limit=MIP_LIMIT,
+        minima_limit=MINIMA_LIMIT,
         big_m=BIG_M,
         big_m_limit=BIG_M_LIMIT,
         table_programs=table_programs,

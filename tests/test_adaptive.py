@@ -13,6 +13,7 @@ from torch import nn
 from adv_lib import adaptive, attacks, losses, models
 from adv_lib.adaptive import judge
 from adv_lib.dent import Dent
+from adv_lib.stack import Stack
 from adv_lib.threat import Ball
 
 PGD = partial(attacks.pgd, steps=4)
@@ -461,6 +462,67 @@ def test_several_seeds_of_several_defenses_stand_in_rows_of_their_own():
             assert torch.equal(cell, torch.cat([row[column] for row in alone]))
         assert len(got.percent(name, "union").values) == 3
     assert "| sample |" in got.markdown(["clean", "union"])
+
+
+# ---- networks side by side ----
+
+
+def beside(scope, n=12, **options):
+    """The defense of three networks side by side, each alone, inputs, labels and a ball."""
+    options = {"scope": scope, "steps": 2, "lr": 0.3, **options}
+    alone = [Dent(network(k), **options) for k in range(3)]
+    defense = Dent(Stack([each.model for each in alone]), **options)
+    _, x, y, ball = case(n=n)
+    return defense, alone, x, y, ball
+
+
+@every
+@pytest.mark.parametrize("scope", SCOPES)
+def test_an_attack_on_a_defense_of_several_networks_is_the_attack_on_each(name, scope):
+    defense, alone, x, y, ball = beside(scope)
+    rows = defense.model.rows
+    delta = EVERY[name](defense, rows(x), rows(y), ball)
+    for e, each in enumerate(alone):
+        torch.testing.assert_close(delta[e::3], EVERY[name](each, x, y, ball), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [5, 100])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_table_of_networks_side_by_side_is_that_of_one_after_the_other(scope, batch_size):
+    defense, alone, x, y, _ = beside(scope)
+    ball = Ball(math.inf, torch.linspace(0, 0.1, 12).double(), BOX)
+    judged = partial(judge, x=x, y=y, ball=ball, attacks=TWO, batch_size=batch_size)
+    got = judged({"dent": [defense]}).right["dent"]
+    expected = judged({"dent": alone}).right["dent"]
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[column], expected[column]) for column in got)
+    assert len({tuple(row.tolist()) for row in got["union"]}) == 3
+    mixed = judged({"dent": [defense], "one by one": alone}).right
+    assert all(torch.equal(*(mixed[name][column] for name in mixed)) for column in got)
+    with pytest.raises(ValueError, match="as many networks"):
+        judged({"dent": [defense], "two": alone[:2]})
+
+
+def test_a_search_that_keeps_the_best_asks_about_whole_batches_and_breaks_the_same_samples():
+    defense, alone, x, y, ball = beside("sample", n=40)
+    search, asked = partial(attacks.square, queries=60), []
+
+    def spied(at):
+        asked.append(len(at))
+        return answers(alone[0], at)
+
+    best = search(spied, x, y, ball, keep="best")
+    assert asked == [40] * 60
+    first = search(alone[0], x, y, ball)
+    lead = [losses.margin(answers(alone[0], x + delta), y) for delta in (first, best)]
+    assert torch.equal(*(v >= 0 for v in lead))
+    assert 0 < (lead[0] >= 0).sum() < 40
+    assert (lead[1] >= lead[0]).all()
+    assert (lead[1] > lead[0]).any()
+    rows = defense.model.rows
+    assert ball.contains(search(defense, rows(x), rows(y), ball, keep="best"), rows(x)).all()
+    with pytest.raises(ValueError, match="one network"):
+        search(defense, rows(x), rows(y), ball)
 
 
 @pytest.mark.parametrize("cheat", ["too far", "out of the box", "NaN", "another shape"])

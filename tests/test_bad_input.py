@@ -847,9 +847,9 @@ def table():
     yield "bounds.check_labels", lambda: bounds.check_labels(of_pieces, x, labels + 1), "0 2 [1, 2, 3]"
     for name, function in (("exact.margins", exact.margins), ("exact.certify", exact.certify)):
         yield from networks(name, function)
-        for limit in (0, -1, NAN):
-            limited = partial(function, net, x, labels, cube, time_limit=limit)
-            yield name, limited, f"time seconds > 0 None {limit}"
+        for limit in (0, -1, 1.5, INF, NAN):
+            limited = partial(function, net, x, labels, cube, node_limit=limit)
+            yield name, limited, f"whole number of nodes ≥ 1 None {limit}"
     searched = partial(exact.margins, net, x, labels, cube)
     for method in ("lp", None):
         yield "exact.margins", lambda m=method: searched(method=m), f"search mip {method!r}"

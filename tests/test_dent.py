@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from adv_lib import dent, models
 from adv_lib.dent import WIDTH, Dent, smooth
+from adv_lib.stack import Stack
 
 few = settings(max_examples=25)
 SCOPES, ADAPTS, OPTIMISERS = ("batch", "sample"), ("model", "input", "both"), ("adamod", "adam", "sgd")
@@ -545,6 +546,63 @@ def test_a_network_adapted_to_each_sample_answers_those_samples_only(adapt):
     assert adapted(images(2, 4)).shape == (4, 3)
     held = Dent(network(), scope="batch", adapt=adapt).adapt(x)
     near(held(x[1:3]).detach(), held(x)[1:3].detach())
+
+
+# ---- networks side by side ----
+
+RATES = (0.02, 0.1, 0.3)
+
+
+def three(width=6):
+    """Three networks that have learned something else each, in train mode."""
+    made = [models.mlp([24, width, 5, 3], seeded(seed), norm=True).double() for seed in range(3)]
+    for seed, model in enumerate(made):
+        for name, value in model.state_dict().items():
+            if "running_var" in name:
+                value.uniform_(0.5, 2, generator=seeded(seed))
+            elif value.is_floating_point() and value.ndim == 1:
+                value.add_(0.3 * entries(value.shape, seed, "plain"))
+    return made
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("adapt", ADAPTS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_each_member_of_a_stack_adapts_as_it_would_alone_at_a_rate_of_its_own(scope, adapt, optimiser):
+    """Answers and gradients, as published and whole."""
+    alone, x, close = three(), images(1, 4), partial(torch.testing.assert_close, atol=1e-9, rtol=0)
+    stack, moves = Stack(alone), []
+    for objective, unroll in itertools.product(
+        (dent.entropy, dent.information, hesitant), (False, True)
+    ):
+        made = partial(
+            Dent,
+            scope=scope,
+            adapt=adapt,
+            optimiser=optimiser,
+            objective=objective,
+            unroll=unroll,
+            steps=3,
+        )
+        at = stack.rows(x).requires_grad_()
+        z = made(stack, lr=RATES)(at)
+        (slope,) = torch.autograd.grad((z[:, 0] * z[:, 1]).sum(), at)
+        for e, (model, lr) in enumerate(zip(alone, RATES, strict=True)):
+            own = x.clone().requires_grad_()
+            answer = made(model, lr=lr)(own)
+            (pull,) = torch.autograd.grad((answer[:, 0] * answer[:, 1]).sum(), own)
+            close(z[e::3], answer)
+            close(slope[e::3], pull)
+            moves.append((answer - answers(model, x)).abs().max())
+        close(made(stack, lr=0.1)(at), made(stack, lr=[0.1] * 3)(at))
+    assert max(moves) > 1e-4
+
+
+@pytest.mark.parametrize("lr", [(0.1, 0.2), (0.1,) * 4, (0.1, -0.1, 0.1)])
+def test_a_stack_has_one_rate_or_one_for_each_member_and_a_network_one(lr):
+    for model in (Stack(three()), three()[0]):
+        with pytest.raises(ValueError, match="lr"):
+            Dent(model, lr=lr)
 
 
 # ---- gradients ----

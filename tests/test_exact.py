@@ -244,20 +244,50 @@ def test_a_search_that_needs_many_nodes_ends_with_the_minimum():
 
 
 @each_solver
-@pytest.mark.parametrize("seconds", [1e-9, 1e-3, 0.01])
-def test_a_time_limit_leaves_both_ends_true(method, seconds):
+@pytest.mark.parametrize("limit", [1, 2, 5, 20, 100])
+def test_any_node_limit_leaves_both_ends_true_and_is_kept(method, limit):
     for seed in range(3):
         model, x, y, ball = hard(seed, eps=0.4)
         full = exact.margins(model, x, y, ball, jobs=1)
-        cut = exact.margins(model, x, y, ball, method=method, time_limit=seconds, jobs=1)
+        cut = exact.margins(model, x, y, ball, method=method, node_limit=limit, jobs=1)
         slack = ROUNDING if method == "search" else MIP
+        if method == "search":
+            assert (cut.nodes.sum(1) <= max(limit, 2)).all()  # at least one for each of two classes
         assert (cut.margins <= full.attained + slack).all()
         assert (cut.attained >= full.margins - slack).all()
         assert (cut.margins > -math.inf).all()
         for k in range(3):
             assert ball.contains(cut.delta[:, k], x).all()
-        if seconds == 1e-9:
+        if limit == 1 and method == "search":
             assert not cut.closed.all()
+
+
+def test_a_class_leaves_what_it_does_not_need_to_the_next_one():
+    """Of K = 3 classes one is asked about first: half of the nodes are its, and the rest the other's."""
+    gained = 0
+    for seed in range(4):
+        model, x, y, ball = hard(seed, n=3, eps=0.3)
+        full = exact.margins(model, x, y, ball, jobs=1).nodes
+        for i, needs in enumerate(full):
+            first, second = [n for k, n in enumerate(needs.tolist()) if k != y[i]]
+            one = model, x[i : i + 1], y[i : i + 1], ball
+            enough = exact.margins(*one, node_limit=max(2 * first, first + second), jobs=1)
+            assert enough.closed.all()
+            gained += second > first
+    assert gained  # else an equal share for each would do
+
+
+@each_solver
+@pytest.mark.parametrize("limit", [1, 7, 30, None])
+def test_the_same_limit_gives_the_same_answer_twice_and_on_several_threads(method, limit):
+    model, x, y, ball = hard(2, n=3, eps=0.4)
+    runs = [
+        exact.margins(model, x, y, ball, method=method, node_limit=limit, jobs=jobs)
+        for jobs in (1, 1, 2)
+    ]
+    for again in runs[1:]:
+        for field in fields(again):
+            assert torch.equal(getattr(runs[0], field.name), getattr(again, field.name))
 
 
 def test_closed_means_known_up_to_the_tolerance():
@@ -392,20 +422,35 @@ def test_every_sample_is_judged_by_its_own_radius():
     assert len(set(together.status)) == 2
 
 
-@pytest.mark.parametrize("seconds", [1e-9, 1e-4, 0.01])
-def test_too_little_time_makes_samples_unknown_and_no_word_wrong(seconds):
+@pytest.mark.parametrize("limit", [1, 2, 5, 20])
+def test_too_few_nodes_make_samples_unknown_and_no_word_wrong(limit):
     words = set()
     for seed, eps in itertools.product(range(5), (0.1, 0.2)):
         model, x, y, ball = hard(seed, n=3, eps=eps)
-        cut = exact.certify(model, x, y, ball, time_limit=seconds, jobs=1)
+        cut = exact.certify(model, x, y, ball, node_limit=limit, jobs=1)
+        assert equal(cut, exact.certify(model, x, y, ball, node_limit=limit, jobs=2))
+        assert (cut.nodes <= limit).all()
         full = exact.certify(model, x, y, ball, jobs=1)
         words |= {*zip(cut.status, full.status, strict=True)}
         assert_true(cut, model, x, y, ball)
     assert words <= {(w, w) for w in ("robust", "broken")} | {
         ("unknown", w) for w in ("robust", "broken", "unknown")
     }
-    if seconds == 1e-9:
+    if limit == 1:
         assert "unknown" in {word for word, _ in words}
+
+
+def test_a_larger_limit_leaves_no_more_samples_unknown():
+    left = []
+    for limit in (1, 3, 10, 30, None):
+        unknown = 0
+        for seed in range(5):
+            model, x, y, ball = hard(seed, n=3, eps=0.2, K=4)
+            answer = exact.certify(model, x, y, ball, node_limit=limit, jobs=1)
+            unknown += answer.status.count("unknown")
+        left.append(unknown)
+    assert left == sorted(left, reverse=True)
+    assert left[0] > left[-1] == 0
 
 
 def test_are_picks_the_samples_with_a_status():
@@ -459,7 +504,7 @@ def test_real_digits_get_true_words_and_no_eps_helps_the_network(digits):
     before = torch.ones(20, dtype=torch.bool)
     for eps in (0.0, 0.02, 0.05):
         ball = Ball(math.inf, eps, BOX)
-        answer = exact.certify(model, x, y, ball, time_limit=10)
+        answer = exact.certify(model, x, y, ball, node_limit=2000)
         assert_true(answer, model, x, y, ball, slack=1e-4)
         assert not (answer.are("robust") & ~before).any()
         before = ~answer.are("broken")

@@ -1,6 +1,10 @@
 """The runner of the book's notebooks: what runs, what is kept, and what it says."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -37,9 +41,7 @@ def test_a_chapter_runs_in_the_book_what_its_author_wrote(page):
     stored = [c for c in json.loads(page.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
     cells = run_notebooks.code(run_notebooks.notebook(page))
     for cell, own in zip(cells, stored, strict=True):
-        source = "".join(own["source"])
-        assert source.removesuffix(cell.source) == "" or source.startswith("# @title")
-        assert source.endswith(cell.source)
+        assert cell.source == re.sub(r"\A# @title.*\n", "", "".join(own["source"]))
 
 
 def test_every_page_of_the_contents_is_found_and_those_without_code_do_not_run():
@@ -101,8 +103,22 @@ def test_another_package_or_another_version_has_another_cache_and_the_old_one_is
     (folder / "adv_lib/weights.pt").write_bytes(b"1")
     run_notebooks.store.cache_clear()
     second = run_notebooks.store().path
-    monkeypatch.setattr(run_notebooks, "distributions", list)
+    monkeypatch.setattr(run_notebooks, "distributions", lambda path: [])
     run_notebooks.store.cache_clear()
     third = run_notebooks.store().path
     assert len({first, second, third}) == 3
     assert list(run_notebooks.KEPT.iterdir()) == [third]
+
+
+def test_every_program_finds_the_same_cache_from_wherever_it_starts(tmp_path):
+    program = "import run_notebooks; print(run_notebooks.fingerprint())"
+    places = [str(Path(run_notebooks.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == run_notebooks.fingerprint()

@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import sys
+import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
@@ -73,7 +74,8 @@ def fingerprint() -> str:
     found = sha256()
     for file in files:
         found.update(f"{file.relative_to(package)} {sha256(file.read_bytes()).hexdigest()}\n".encode())
-    versions = sorted(f"{each.name} {each.version}" for each in distributions())
+    installed = distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    versions = sorted({f"{each.name} {each.version}" for each in installed})
     found.update("\n".join([platform.python_version(), *versions]).encode())
     return found.hexdigest()[:16]
 
@@ -103,7 +105,9 @@ def kept(nb: NotebookNode) -> NotebookNode | None:
 
 
 def keep(nb: NotebookNode, page: Path) -> None:
-    """Keep the outputs of a notebook that ran without an error."""
+    """Keep the outputs of a notebook that ran without an error, unless the package changed meanwhile."""
+    if fingerprint() != store().path.name:
+        return
     with lock():
         bundle = CacheBundleIn(nb, str(page))
         store().cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
@@ -140,9 +144,11 @@ def execute(nb: NotebookNode, folder: Path) -> NotebookNode:
     )
     try:
         client.execute(env=os.environ | ONE_THREAD)
-    except CellExecutionError:
+    except CellExecutionError as error:
         number = last_started(nb)
-        raise NotebookError(number, "\n".join(code(nb)[number - 1].outputs[-1].traceback)) from None
+        raised = [o for o in code(nb)[number - 1].outputs if o.output_type == "error"]
+        lines = [line for each in raised for line in each.traceback]
+        raise NotebookError(number, "\n".join(lines) or error.traceback) from None
     except Exception as error:  # the kernel died, or did not start
         raise NotebookError(last_started(nb), f"{type(error).__name__}: {error}") from error
     for number, cell in enumerate(code(nb), start=1):
@@ -166,41 +172,15 @@ def executed(page: Path) -> NotebookNode:
 
 
 def run_all(files: list[Path], at_once: int) -> bool:
-    """Run the notebooks among `files` that are not kept, longest code first; whether all is well.
-
-    Says when each starts and ends. One that fails says where and why, and the others go on.
-    """
+    """Run the notebooks among `files` that are not kept, and say what happens; whether all is well."""
     notebooks = {file: nb for file in files if (nb := notebook(file))}
     missing = {file: nb for file, nb in notebooks.items() if not kept(nb)}
     if not missing:
         return True
-    length = {file: sum(len(cell.source) for cell in code(nb)) for file, nb in missing.items()}
+    began = time.monotonic()
     already = len(notebooks) - len(missing)
     say(f"== Running {count(missing)}, {at_once} at a time; {already} unchanged ==")
-    began, failed = time.monotonic(), {}
-
-    def run(file: Path) -> float:
-        """The seconds that it took."""
-        say(f"   {name(file)}: started")
-        start = time.monotonic()
-        execute(missing[file], file.parent)
-        return time.monotonic() - start
-
-    with ThreadPoolExecutor(at_once) as pool:
-        running = {pool.submit(run, f): f for f in sorted(missing, key=length.get, reverse=True)}
-        try:
-            for left, future in enumerate(as_completed(running), start=1 - len(missing)):
-                file = running[future]
-                if error := future.exception():
-                    failed[file] = error
-                    where = f"   {name(file)}: FAILED in code cell {error.cell}; {-left} left"
-                    say(f"{where}\n\n{plain(error.text).strip()}\n")
-                else:
-                    keep(missing[file], file)
-                    say(f"   {name(file)}: done in {future.result():.0f} s; {-left} left")
-        except KeyboardInterrupt:
-            say("== Stopped; what was done is kept ==")
-            os._exit(130)  # at once: a kernel without its parent ends itself
+    failed = run_side_by_side(missing, at_once)
     took = time.monotonic() - began
     if failed:
         where = ", ".join(f"{name(file)} (code cell {error.cell})" for file, error in failed.items())
@@ -209,6 +189,37 @@ def run_all(files: list[Path], at_once: int) -> bool:
     else:
         say(f"== Ran {count(missing)} in {took:.0f} s ==")
     return not failed
+
+
+def run_side_by_side(notebooks: dict[Path, NotebookNode], at_once: int) -> dict[Path, NotebookError]:
+    """Run each, the longest code first, and keep what goes well; the errors of the others."""
+    length = {file: sum(len(cell.source) for cell in code(nb)) for file, nb in notebooks.items()}
+    order = sorted(notebooks, key=length.get, reverse=True)
+    left, failed = len(notebooks), {}
+    with ThreadPoolExecutor(at_once) as pool:
+        running = {pool.submit(seconds, file, notebooks[file]): file for file in order}
+        try:
+            for future in as_completed(running):
+                file, left = running[future], left - 1
+                if error := future.exception():
+                    failed[file] = error
+                    text = plain(error.text).strip()
+                    say(f"   {name(file)}: FAILED in code cell {error.cell}; {left} left\n\n{text}\n")
+                else:
+                    keep(notebooks[file], file)
+                    say(f"   {name(file)}: done in {future.result():.0f} s; {left} left")
+        except KeyboardInterrupt:
+            say("== Stopped; what was done is kept ==")
+            os._exit(130)  # at once: a kernel without its parent ends itself
+    return failed
+
+
+def seconds(file: Path, nb: NotebookNode) -> float:
+    """Run a notebook, and say when it starts; the seconds that it took."""
+    say(f"   {name(file)}: started")
+    start = time.monotonic()
+    execute(nb, file.parent)
+    return time.monotonic() - start
 
 
 def name(file: Path) -> str:

@@ -118,7 +118,7 @@ def render(source: Path, pdf: Path) -> None:
     with sync_playwright() as playwright:
         if not command and not Path(playwright.chromium.executable_path).exists():
             sys.exit("No Chromium: apt-get install chromium, or .venv/bin/playwright install chromium.")
-        browser = playwright.chromium.launch(executable_path=command, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=command, args=FLAGS, timeout=0)
         page = browser.new_page()
         page.set_default_timeout(0)
         page.goto(source.as_uri())

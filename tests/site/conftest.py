@@ -97,6 +97,7 @@ class Visit:
     def open(self, url: str):
         """Load `url` and wait until its mathematics is set."""
         self.page.goto(url, wait_until="networkidle")
+        self.page.wait_for_load_state("load")
         self.page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
         return self
 
