@@ -311,12 +311,12 @@ class _Goal:
             moved = (self.x + self.shaped(delta)).requires_grad_()
             z = self.model(moved)
             if self.loss is losses.log_odds:  # its part of the chain rule is known
-                top, pull = z, losses.log_odds_slope(z.detach(), *self.labels)
+                top = (z * losses.log_odds_slope(z.detach(), *self.labels)).sum()
             else:
-                top, pull = self.value(z).sum(), None
+                top = self.value(z).sum()
             if not top.requires_grad:
                 raise ValueError("the loss does not depend on x in a way that autograd can follow")
-            (gradient,) = torch.autograd.grad(top, moved, pull, allow_unused=True)
+            (gradient,) = torch.autograd.grad(top, moved, allow_unused=True)
         if gradient is None:
             raise ValueError("the loss does not depend on x in a way that autograd can follow")
         if not math.isfinite(gradient.sum()) and not gradient.isfinite().all():  # a sum can overflow

@@ -304,7 +304,7 @@ OPEN["adversarial_training.random_start"] = (
     ],
 )
 OPEN["adversarial_training.ramp"] = (
-    [[0.1, 0.4], (0.2, 0.5)],
+    [[0.1, 0.4], (0.1, 0.4)],
     [
         ([0.6, 0.1], "0 ≤ begin < end ≤ 1"),
         ([0.1], "expected begin and end"),
@@ -513,16 +513,26 @@ def wrong_answers(name, exercise):
     return OPEN[name][1]
 
 
-RIGHT = [(e, a) for name, e in EXERCISES.items() for a in right_answers(name, e)]
-WRONG = [(name, e, *pair) for name, e in EXERCISES.items() for pair in wrong_answers(name, e)]
+TRAIN = ("adversarial_training.ramp", "adversarial_training.random_start")  # a network for an answer
+
+
+def answers(of):
+    """A case for each exercise and each of its answers, under the exercise's name."""
+    for name, exercise in EXERCISES.items():
+        marks = [pytest.mark.slow] if name in TRAIN else []
+        for answer in of(name, exercise):
+            yield pytest.param(name, exercise, answer, id=name, marks=marks)
+
+
+RIGHT, WRONG = list(answers(right_answers)), list(answers(wrong_answers))
 
 
 def test_there_are_exercises():
     assert len(EXERCISES) >= 7
 
 
-@pytest.mark.parametrize(("exercise", "answer"), RIGHT)
-def test_a_right_answer_passes_and_is_told_why_it_matters(exercise, answer):
+@pytest.mark.parametrize(("name", "exercise", "answer"), RIGHT)
+def test_a_right_answer_passes_and_is_told_why_it_matters(name, exercise, answer):
     verdict = exercise(answer)
     assert verdict.status == PASSES
     assert verdict.message == exercise.praise
@@ -536,10 +546,9 @@ def test_code_that_stumbles_over_what_pytorch_has_not_implemented_was_attempted(
     assert "softmax" in verdict.message
 
 
-@pytest.mark.parametrize(("name", "exercise", "answer", "sentence"), WRONG)
-def test_a_tempting_wrong_answer_fails_with_the_sentence_written_for_it(
-    name, exercise, answer, sentence
-):
+@pytest.mark.parametrize(("name", "exercise", "wrong"), WRONG)
+def test_a_tempting_wrong_answer_fails_with_the_sentence_written_for_it(name, exercise, wrong):
+    answer, sentence = wrong
     verdict = exercise(answer)
     assert verdict.status == FAILS
     assert sentence in verdict.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -263,6 +264,7 @@ _WHY = (
 )
 
 
+@cache
 def _pairs() -> list[tuple[tuple[nn.Module, float], tuple[nn.Module, float]]]:
     plain, shifted, doubled = (
         models.mlp([4, 12, 12, 3], torch.Generator().manual_seed(7)) for _ in range(3)
@@ -276,6 +278,7 @@ def _pairs() -> list[tuple[tuple[nn.Module, float], tuple[nn.Module, float]]]:
     return [((plain, 0.2), hard), (hard, (shifted, 0.4)), (hard, (doubled, 0.4))]
 
 
+@cache
 def _programs(model: nn.Module, eps: float) -> int:
     x = torch.rand(10, 4, generator=torch.Generator().manual_seed(0))
     y = model(x).argmax(1)
