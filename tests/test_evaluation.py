@@ -613,7 +613,7 @@ def test_a_symptom_is_suspicious_beyond_one_percent_and_what_the_size_of_the_tes
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin])
 @pytest.mark.parametrize("p", ORDERS)
 def test_a_landscape_is_the_loss_along_the_steepest_step_and_a_random_one_of_the_same_size(p, loss):
-    model, x, y, ball = problem(0, n=1, p=p, K=6)
+    model, x, y, ball = problem(1, n=1, p=p, K=6)
     t = torch.tensor([-1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
     got = landscape(model, x, y, ball, t, loss=loss, generator=seeded(3))
     free = Ball(p, ball.eps)
