@@ -269,8 +269,8 @@ def fit(
         raise ValueError(f"best and checkpoint are for one network, got them for a stack of {E}")
     generator = generator or torch.Generator().manual_seed(0)
     generators = [generator] if isinstance(generator, torch.Generator) else generator
-    if len(generators) not in (1, E):
-        raise ValueError(f"expected one generator, or one for each of {E}, got {len(generators)}")
+    if len(generators) not in (1, E) or len(set(generators)) < len(generators):
+        raise ValueError(f"expected one generator, or a different one for each of {E}, got {generators}")
     velocity = [torch.zeros_like(p) for p in model.parameters()]
     kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, velocity, generators[0])
     size = "varies" if callable(lr) else lr if isinstance(lr, Sequence) else float(lr)

@@ -216,7 +216,8 @@ def test_a_stack_and_a_run_of_it_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="22"):
         stack(x)
     for options, words in (
-        ({"generator": [seeded(0), seeded(1)]}, "2"),
+        ({"generator": [seeded(0), seeded(1)]}, "each of 3"),
+        ({"generator": [seeded(0)] * 3}, "different"),
         ({"watch": {"a": lambda model: [1.0]}}, "3 networks"),
         ({"watch": {"a": lambda model: 1.0}, "best": "a"}, "one network"),
         ({"lr": [0.1, -0.1, 0.1]}, "lr"),
