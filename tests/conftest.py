@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With --dist loadgroup, the tests of a page or chapter share a process, which opens or runs it once."""
+    """With --dist loadgroup, all tests of a page or chapter share a process, which loads it once."""
     from xdist.scheduler import LoadScopeScheduling  # Colab has none
 
     class OnePlace(LoadScopeScheduling):
