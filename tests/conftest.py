@@ -9,7 +9,6 @@ import pytest
 import torch
 from evidence import pytest_terminal_summary  # noqa: F401
 from hypothesis import HealthCheck, settings
-from xdist.scheduler import LoadScopeScheduling
 
 from adv_lib import data
 
@@ -49,14 +48,14 @@ def pytest_collection_modifyitems(items):
         ]
 
 
-class OnePlace(LoadScopeScheduling):
-    """All tests of one page or chapter go to the same process, which opens or runs it once."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        shared = re.search(r"\[.*?([\w/]+\.html|\d\d_\w+)", nodeid)
-        return shared[1] if shared else nodeid
-
-
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The meaning of --dist loadgroup here."""
+    """With --dist loadgroup, all tests of a page or chapter share a process, which loads it once."""
+    from xdist.scheduler import LoadScopeScheduling  # Colab has none
+
+    class OnePlace(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            shared = re.search(r"\[.*?([\w/]+\.html|\d\d_\w+)", nodeid)
+            return shared[1] if shared else nodeid
+
     return OnePlace(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -145,21 +145,15 @@ def execute(nb: NotebookNode, folder: Path) -> NotebookNode:
     try:
         client.execute(env=os.environ | ONE_THREAD)
     except CellExecutionError as error:
-        number = last_started(nb)
-        raised = [o for o in code(nb)[number - 1].outputs if o.output_type == "error"]
+        raised = [o for cell in code(nb) for o in cell.outputs if o.output_type == "error"]
         lines = [line for each in raised for line in each.traceback]
-        raise NotebookError(number, "\n".join(lines) or error.traceback) from None
+        raise NotebookError(client.code_cells_executed, "\n".join(lines) or error.traceback) from None
     except Exception as error:  # the kernel died, or did not start
-        raise NotebookError(last_started(nb), f"{type(error).__name__}: {error}") from error
-    for number, cell in enumerate(code(nb), start=1):
+        raise NotebookError(client.code_cells_executed, f"{type(error).__name__}: {error}") from error
+    for cell in code(nb):
         if warned := "".join(o.text for o in cell.outputs if o.get("name") == "stderr"):
-            raise NotebookError(number, f"{cell.source}\n\nwrote to stderr:\n\n{warned}")
+            raise NotebookError(cell.execution_count, f"{cell.source}\n\nwrote to stderr:\n\n{warned}")
     return nb
-
-
-def last_started(nb: NotebookNode) -> int:
-    """The number of the last code cell that has started, from 1."""
-    return sum(cell.execution_count is not None for cell in code(nb))
 
 
 def executed(page: Path) -> NotebookNode:

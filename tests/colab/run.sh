@@ -34,7 +34,7 @@ echo "adv_lib installed as a wheel in $installed s"
 
 chapters=$PWD/chapters
 results=$PWD/benchmarks/results
-"$uv" pip install --quiet --python "$python" pytest pytest-xdist hypothesis
+"$uv" pip install --quiet --python "$python" pytest hypothesis
 "$python" -m pytest tests/test_widgets.py -p no:cacheprovider
 cd "$work/run"
 env -u PYTHONPATH JUPYTER_PREFER_ENV_PATH=1 PYDEVD_DISABLE_FILE_VALIDATION=1 \
