@@ -180,7 +180,7 @@ def answers(chapter: str, questions: dict[str, str]) -> dict:
     asked = ", ".join(f"{name!r}: {code}" for name, code in questions.items())
     last = nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({{{asked}}}))")
     notebook.cells.append(last)
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client = NotebookClient(notebook, timeout=None, iopub_timeout=3600, kernel_name="python3")
     client.execute(cwd=str(CHAPTERS))
     return json.loads(notebook.cells[-1].outputs[0].text)
 
