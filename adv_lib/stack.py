@@ -125,9 +125,14 @@ def drawn(
 
     draw: (rows (n, *shape), generator) → one result a row, such as `Ball.sample`.  x: (n·E, *shape).
     So a member draws what it would draw by itself.
+    Raises ValueError if not every member has as many rows.
     """
     if isinstance(generator, torch.Generator):
         return draw(x, generator)
+    if len(generator) == 0 or len(x) % len(generator):
+        raise ValueError(
+            f"expected as many rows for each of {len(generator)} networks, got {len(x)} in all"
+        )
     parts = [draw(x[e :: len(generator)], own) for e, own in enumerate(generator)]
     return torch.stack(parts, 1).flatten(0, 1)
 

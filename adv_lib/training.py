@@ -155,6 +155,8 @@ def _dealt(values: float | Sequence[float], like: Tensor) -> float | Tensor:
     """A number as it is; one number a member as one a row of `like` (n·E, …)."""
     if not isinstance(values, Sequence):
         return values
+    if len(like) % len(values):
+        raise ValueError(f"expected one number for each network, got {len(values)} for {len(like)} rows")
     return torch.tensor(values, dtype=like.dtype, device=like.device).repeat(len(like) // len(values))
 
 
@@ -438,8 +440,6 @@ def reference(kind: str, data: Data, seed: int = 0) -> nn.Sequential:
     data: images and labels; only the training set is used.  seed: decides the initial weights and the
     batches.  Raises ValueError for another kind.
     """
-    if kind not in ("standard", "robust", "normalised"):
-        raise ValueError(f'expected kind "standard", "robust" or "normalised", got {kind!r}')
     if (kind, seed) in SHIPPED:
         kept = torch.load(WEIGHTS / f"{kind}-{seed}.pt", weights_only=True)
         if kept["data"] == digest(data):
@@ -454,7 +454,10 @@ def trained(kind: str, data: Data, seed: int) -> nn.Sequential:
 
     In float64, then rounded to float32: attacks take signs of gradients, which in float32 differ between
     processors often enough that after a thousand steps the weights differ in the first digit.
+    Raises ValueError as `reference`.
     """
+    if kind not in ("standard", "robust", "normalised"):
+        raise ValueError(f'expected kind "standard", "robust" or "normalised", got {kind!r}')
     x, y = data.x_train.double(), data.y_train
     generator = torch.Generator().manual_seed(seed)
     model = _untrained(kind, data, generator).double().to(x.device)

@@ -32,6 +32,7 @@ from adv_lib import (
     losses,
     models,
     plots,
+    stack,
     training,
     widgets,
 )
@@ -604,6 +605,18 @@ def of_dent():
             yield "dent.Adapted", lambda f=held, s=some: f(s), words
 
 
+def of_stacks():
+    """Networks that cannot stand side by side, and rows that cannot be dealt out to them."""
+    alike, wide = models.mlp([2, 3, 2]), models.mlp([2, 4, 2])
+    yield "stack.Stack", lambda: stack.Stack([]), "same layers none"
+    yield "stack.Stack", lambda: stack.Stack([alike, wide]), "same layers"
+    yield "stack.Stack", lambda: stack.Stack([nn.Sequential(nn.Tanh())]), "Linear Tanh"
+    yield "stack.Stack", lambda: stack.Stack([alike, alike])(torch.zeros(3, 2)), "2 networks 3"
+    draws = [torch.Generator(), torch.Generator()]
+    yield "stack.drawn", lambda: stack.drawn(cube.sample, torch.zeros(3, 2), draws), "2 networks 3"
+    yield "stack.drawn", lambda: stack.drawn(cube.sample, torch.zeros(3, 2), []), "0 networks 3"
+
+
 def of_adaptive_attacks():
     """Numbers of draws and rounds, and tables, that make no sense."""
     for number in (0, -1):
@@ -945,9 +958,11 @@ def table():
     yield from of_ddd()
     yield from of_dent()
     yield from of_adaptive_attacks()
+    yield from of_stacks()
 
     yield "training.reference", lambda: training.reference("best", tiny), "standard robust 'best'"
     yield "training.reference", lambda: training.reference(None, tiny), "standard robust None"
+    yield "training.trained", lambda: training.trained("best", tiny, 0), "normalised 'best'"
     yield (
         "training.reference",
         lambda: training.reference("robust", data.binary(tiny, 0, 1)),
@@ -1041,10 +1056,14 @@ HARMLESS = {
     "relaxation.interval",
     "relaxation.intervals",
     "relaxation.relax",
+    "stack.BatchNorm",  # these two are made by a Stack, which looks at the layers
+    "stack.Linear",
+    "stack.members_of",
     "threat.Ball.of",  # indexes, and lets the errors of indexing through
     "threat.Region",
     "training.Epoch",
     "training.Schedule",  # only holds a function, and lets its errors through
+    "training.digest",
     "training.progress",  # passes on what the run raises
     "widgets.Control",
     "widgets.Slider",
