@@ -67,7 +67,7 @@ def test_the_build_takes_the_page_for_a_notebook_and_runs_it():
 @pytest.mark.slow
 def test_the_cells_run_in_order_in_a_fresh_kernel_and_say_something_without_a_warning(record_property):
     page = run_notebooks.executed(ROOT / "book/errata.md")  # what the book shows
-    assert [cell.source for cell in run_notebooks.code(page)] == [s.rstrip() for s in cells(PAGE)]
+    assert [cell.source for cell in run_notebooks.code(page)] == [s.strip() for s in cells(PAGE)]
     set_up, *entries = run_notebooks.code(page)
     assert set_up.outputs == []
     for label, cell in zip(ENTRIES, entries, strict=True):
