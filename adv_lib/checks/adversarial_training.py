@@ -66,7 +66,7 @@ published = Words(
 # ---- the inner–outer loop ----
 
 
-def _ascend(model, x, y, eps, steps=5, sign=1, project=True, keep_graph=False):
+def _ascend(model, x, y, eps, steps=5, sign=1, project=True, keep_graph=False, length=None):
     delta = torch.zeros_like(x)
     for _ in range(steps):
         delta.requires_grad_()
@@ -76,15 +76,18 @@ def _ascend(model, x, y, eps, steps=5, sign=1, project=True, keep_graph=False):
             gradient = delta.grad
         else:
             (gradient,) = torch.autograd.grad(loss, delta)
-        delta = delta.detach() + sign * eps / 2 * gradient.sign()
+        way = gradient.sign() if length is None else length * gradient
+        delta = delta.detach() + sign * eps / 2 * way
         if project:
             delta = delta.clamp(-eps, eps)
     return delta
 
 
 def _step(model, x, y, eps, lr, *, reduction="mean", down=1, clear=True, **inner):
+    if clear == "first":
+        model.zero_grad()
     delta = _ascend(model, x, y, eps, **inner)
-    if clear:
+    if clear is True:
         model.zero_grad()
     F.cross_entropy(model(x + delta), y, reduction=reduction).backward()
     with torch.no_grad():
@@ -165,6 +168,11 @@ step = _Step(
         "The gradients of the inner loop are still in your parameters when the outer one is added. "
         "Clear them (model.zero_grad()), or take the inner gradient with torch.autograd.grad.": partial(
             _step, keep_graph=True, clear=False
+        ),
+        "You clear the gradients, but before the inner loop, whose .backward() fills them again. Clear "
+        "them (model.zero_grad()) after it.": partial(_step, keep_graph=True, clear="first"),
+        "Your inner step is along the gradient itself. It is eps/2 along its sign.": partial(
+            _step, length=1
         ),
         "What an earlier step left in the parameters' .grad is added to your gradient: call "
         "model.zero_grad() before backward().": partial(_step, clear=False),
@@ -322,7 +330,7 @@ class _RampOrCollapse(Exercise):
         if pair[1] - pair[0] > 0.3 + 1e-6:
             return f"the ramp may take 0.3 of the run, yours takes {pair[1] - pair[0]:.2g}."
         safe, right = _interval_trained(*pair.tolist())
-        said = f"{safe:.0f} % proved safe, {right:.0f} % right"
+        said = f"{safe:.1f} % proved safe, {right:.1f} % right"
         if safe >= 50:
             return None
         if right < 30:
