@@ -113,7 +113,7 @@ def gmsa(attack: Callable[..., Tensor], rounds: int = 5, worst: bool = False) ->
 
     def against(defense: Defense, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         pool, delta = [defense.model], torch.zeros_like(x)
-        best, lead = delta, torch.full(x.shape[:1], -math.inf, dtype=x.dtype, device=x.device)
+        best, lowest = delta, torch.full(x.shape[:1], math.inf, dtype=x.dtype, device=x.device)
 
         def side_by_side(at: Tensor) -> Tensor:
             return torch.cat([member(at) for member in pool], 1)
@@ -128,8 +128,8 @@ def gmsa(attack: Callable[..., Tensor], rounds: int = 5, worst: bool = False) ->
                 delta = attack(side_by_side, x, y, ball, loss=pooled, keep="last")
                 with torch.no_grad():
                     now = losses.margin(defense(x + delta), y)
-                better = now > lead
-                lead = torch.where(better, now, lead)
+                better = now < lowest
+                lowest = torch.where(better, now, lowest)
                 best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), delta, best)
         return best
 
@@ -187,7 +187,7 @@ def _columns(defense, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
     with evaluating(defense):
         for batch in torch.arange(len(x), device=x.device).split(batch_size):
             rows = batch.repeat_interleave(E)  # each sample once for every network
-            at, labels, part = x[rows], y[rows], ball.of(rows)
+            at, labels, part = x[rows], y[rows], ball.subset(rows)
             clean = _right(defense, at, labels)
             columns["clean"][batch] = clean.view(-1, E)
             for name, attack in attacks.items():
@@ -206,4 +206,4 @@ def _members(defense: Defense) -> int:
 def _right(defense: Defense, x: Tensor, y: Tensor) -> Tensor:
     """Which samples of a batch the defense gets right; a tie is wrong."""
     with torch.no_grad():
-        return losses.margin(defense(x), y) < 0
+        return losses.correct(defense(x), y)

@@ -165,3 +165,8 @@ def _identity(shape: tuple[int, ...], like: Tensor) -> Affine:
 def _product(first: Affine, second: Affine) -> Affine:
     (V, a), (W, b) = first.matrix(), second.matrix()
     return Affine(W @ V, W @ a + b, (V.shape[1],), (len(W),))
+
+
+def width(pieces: Sequence[Affine]) -> int:
+    """How many numbers the widest layer of one sample has, the input counted."""
+    return max(math.prod(shape) for piece in pieces for shape in (piece.shape_in, piece.shape_out))

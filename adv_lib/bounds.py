@@ -16,7 +16,6 @@ backward pass finds (`dual`). All of them build on bounds l ≤ a ≤ u of the h
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -26,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import dual, linear, losses
-from .affine import Affine, Bounds, affine_pieces
+from ._arguments import check_batch, check_bounds, check_labels, check_slopes
+from ._work import parallel_map, runs
+from .affine import Affine, Bounds, affine_pieces, width
 from .relaxation import Array, Layer, relax
 from .threat import Ball
 
@@ -62,7 +63,7 @@ def pre_activations(
             kept; for any ball, of x's type.
             "lp", for p = ∞: each such unit is minimised and maximised over the triangle relaxation of
             the layers before it; in float64.
-    jobs, progress: for "lp", as in `each`.
+    jobs, progress: for "lp", as in `exact.margins`.
     All but "lp" are differentiable in the weights, not in x.
     Raises ValueError for another method, for p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
     Source: Gowal et al. 2018 (intervals); Wong & Kolter 2018, Algorithm 1; Zhang et al. 2018 ("crown").
@@ -72,7 +73,7 @@ def pre_activations(
         parts = _batches(pieces, x, ball)
         layers = zip(*(_layers(pieces, *part, method) for _, *part in parts), strict=True)
         return [Bounds(*map(torch.cat, zip(*layer, strict=True))) for layer in layers]
-    samples = each(_tightened, problems(pieces, x, ball), jobs, progress)
+    samples = parallel_map(_tightened, problems(pieces, x, ball), jobs, progress)
     found = []
     for piece, layer in zip(pieces, zip(*samples, strict=True), strict=False):
         ends = torch.as_tensor(np.array(layer)).to(x.device)  # (n, 2, units)
@@ -103,7 +104,7 @@ def margins(
     slopes: for "dual" and "crown", the lower slope α ∈ [0, 1] of every unstable unit in the pass from
             the margins: for each ReLU (n, *shape), or (n, K, *shape) with one for each class, as
             `best_slopes` returns them. None means those of the method.
-    jobs, progress: for "lp", as in `each`.
+    jobs, progress: for "lp", as in `exact.margins`.
     All but "lp" are differentiable in the weights, in layer_bounds and in slopes, not in x.
     Exact for a network without a ReLU. Raises ValueError for another method, labels, layer_bounds or
     slopes that do not fit, p ≠ ∞ with "lp", and what `affine_pieces` and `Ball` raise.
@@ -112,14 +113,14 @@ def margins(
     """
     pieces = _pieces(model, x, method)
     check_labels(pieces, x, y)
-    _check_bounds(pieces, x, layer_bounds)
-    _check_slopes(pieces, x, method, slopes)
+    check_bounds(pieces, x, layer_bounds)
+    check_slopes(pieces, x, method, slopes)
     if method == "lp":
         given = [None] * len(x) if layer_bounds is None else _rows(layer_bounds, len(x))
         samples = zip(problems(pieces, x, ball), y.tolist(), given, strict=True)
         tasks = [(*problem, label, bounds) for problem, label, bounds in samples]
         return torch.tensor(
-            each(_lp_margins, tasks, jobs, progress), dtype=torch.float64, device=x.device
+            parallel_map(_lp_margins, tasks, jobs, progress), dtype=torch.float64, device=x.device
         )
     if len(pieces) == 1:
         return linear.margins(*pieces[0].matrix(), x, y, ball)
@@ -157,16 +158,16 @@ def best_slopes(
     """
     pieces = _pieces(model, x, method, tuple(dual.SLOPES))
     check_labels(pieces, x, y)
-    _check_bounds(pieces, x, layer_bounds)
+    check_bounds(pieces, x, layer_bounds)
     K = math.prod(pieces[-1].shape_out)
     with torch.inference_mode(False), torch.no_grad():  # what is cloned here can have gradients
         x, parts = x.detach().clone(), []
         pieces = [piece.detach() for piece in pieces]
         layers = pre_activations(model, x, ball, method) if layer_bounds is None else layer_bounds
-        for rows in dual.runs(len(x), K * dual.width(pieces), x.device):
+        for rows in runs(len(x), K * width(pieces), x.device):
             given = _some(layers, rows, x)
             start = [dual.lines(pair, method).lower.repeat_interleave(K, 1) for pair in given]
-            region, c = ball.of(rows).at(x[rows]), _towards(y[rows], K).to(x)
+            region, c = ball.subset(rows).region(x[rows]), _towards(y[rows], K).to(x)
             parts.append(dual.ascend(pieces, given, x[rows], region, c, start, steps))
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
@@ -199,27 +200,9 @@ def problems(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[tuple[list
         raise ValueError(f"linear and integer programs are for p = math.inf, got p = {ball.p!r}")
     layers = [(_numpy(W), _numpy(b)) for W, b in (piece.matrix() for piece in pieces)]
     rows = x.detach().double()
-    region = ball.at(rows)
+    region = ball.region(rows)
     ends = rows.flatten(1) + region.low, rows.flatten(1) + region.high
     return [(layers, lower, upper) for lower, upper in zip(*map(_numpy, ends), strict=True)]
-
-
-def each(
-    function: Callable, tasks: Sequence[tuple], jobs: int = -1, progress: bool | None = None
-) -> list:
-    """[function(*task) for task in tasks], several at a time.
-
-    jobs: how many, as joblib's n_jobs: −1 means one for each core. They are threads, unless a
-          `joblib.parallel_config` around the call names processes or a cluster.
-    progress: whether to show a bar on stdout; None means only in a terminal.
-    """
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-
-    parallel = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
-    results = parallel(delayed(function)(*task) for task in tasks)
-    hidden = None if progress is None else not progress
-    return list(tqdm(results, total=len(tasks), disable=hidden, file=sys.stdout, leave=False))
 
 
 def _tightened(layers: Sequence[Layer], lower: Array, upper: Array) -> list[tuple[Array, Array]]:
@@ -263,7 +246,7 @@ def _tighten(
         one = x.new_zeros(len(rows), 1, lower.shape[1]).scatter_(2, unit[rows, None, None], 1)
         return torch.cat([one, -one], 1)
 
-    least, most = dual.in_parts(pieces, relus, x, ball.at(x), sample, both, 2).unbind(1)
+    least, most = dual.in_parts(pieces, relus, x, ball.region(x), sample, both, 2).unbind(1)
     most = -most
     lower = lower.index_put((sample, unit), least.maximum(lower[sample, unit]))
     upper = upper.index_put((sample, unit), most.minimum(upper[sample, unit])).maximum(lower)
@@ -282,7 +265,7 @@ def _dual_margins(
     c = _towards(y, K).to(x)
     relus = [dual.lines(*pair) for pair in zip(layers, slopes, strict=True)]
     sample = torch.arange(len(x), device=x.device)
-    least = dual.in_parts(pieces, relus, x, ball.at(x), sample, lambda rows: c[rows], K)
+    least = dual.in_parts(pieces, relus, x, ball.region(x), sample, lambda rows: c[rows], K)
     return least.masked_fill(F.one_hot(y, K).bool(), math.inf)
 
 
@@ -302,10 +285,10 @@ def _towards(y: Tensor, K: int) -> Tensor:
 
 
 def _batches(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> Iterator[tuple[Tensor, Tensor, Ball]]:
-    """Which samples, the samples and their balls, as many at a time as fit into BUDGET."""
-    ball.each(x)  # raises for a number of ε that no batch by itself would notice
-    for rows in dual.runs(len(x), dual.width(pieces), x.device):
-        yield rows, x[rows], ball.of(rows)
+    """Which samples, the samples and their balls, as many at a time as fit."""
+    ball.radii(x)  # raises for a number of ε that no batch by itself would notice
+    for rows in runs(len(x), width(pieces), x.device):
+        yield rows, x[rows], ball.subset(rows)
 
 
 def _some(layers: Sequence[Bounds], rows: Tensor, x: Tensor) -> list[Bounds]:
@@ -315,12 +298,12 @@ def _some(layers: Sequence[Bounds], rows: Tensor, x: Tensor) -> list[Bounds]:
 
 def _first(piece: Affine, x: Tensor, ball: Ball) -> Bounds:
     """The exact pre-activation bounds of the first layer: w_jᵀx + b_j ∓ the support function of ±w_j."""
-    region = ball.at(x)
+    region = ball.region(x)
     if ball.p == math.inf:
         rows = x.flatten(1)
         return interval(piece, Bounds(rows + region.low, rows + region.high))
     W, _ = piece.matrix()
-    eps = ball.each(x)
+    eps = ball.radii(x)
 
     def reach(W: Tensor) -> Tensor:
         samples = zip(eps, x.flatten(1), strict=True)
@@ -342,55 +325,6 @@ def _pieces(
         raise ValueError(f"expected one of the methods {methods}, got {method!r}")
     check_batch(x)
     return affine_pieces(model, x.shape[1:], x.dtype)
-
-
-def check_batch(x: Tensor) -> None:
-    """Raise ValueError unless x is (n, *shape), floating-point, with at least one sample."""
-    if x.ndim < 2 or len(x) == 0 or not x.is_floating_point():
-        raise ValueError(
-            "expected a floating-point batch (n, *shape) of at least one sample, "
-            f"got {x.dtype} {tuple(x.shape)}"
-        )
-
-
-def check_labels(pieces: Sequence[Affine], x: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless y is (n,) int64, one class of the network for each sample."""
-    K = math.prod(pieces[-1].shape_out)
-    if y.shape != x.shape[:1] or y.dtype != torch.int64 or not bool(((y >= 0) & (y < K)).all()):
-        raise ValueError(
-            f"expected {len(x)} int64 labels from 0 to {K - 1}, got {y.dtype} {tuple(y.shape)} "
-            f"with values {y.unique().tolist()[:12]}"
-        )
-
-
-def _check_bounds(pieces: Sequence[Affine], x: Tensor, bounds: Sequence[Bounds] | None) -> None:
-    if bounds is None:
-        return
-    wanted = [(len(x), *piece.shape_out) for piece in pieces[:-1]]
-    shapes = [tuple(end.shape) for layer in bounds for end in layer]
-    if shapes != [shape for shape in wanted for _ in Bounds._fields]:
-        raise ValueError(f"expected one (lower, upper) for each ReLU, of shapes {wanted}, got {shapes}")
-    for lower, upper in bounds:
-        if not (lower.isfinite().all() and upper.isfinite().all() and (lower <= upper).all()):
-            raise ValueError(
-                "expected finite lower ≤ upper in every layer, got NaN, infinity or lower > upper"
-            )
-
-
-def _check_slopes(
-    pieces: Sequence[Affine], x: Tensor, method: str, slopes: Sequence[Tensor] | None
-) -> None:
-    if slopes is None:
-        return
-    if method not in dual.SLOPES:
-        raise ValueError(f"slopes are for the methods {tuple(dual.SLOPES)}, got {method!r}")
-    K = math.prod(pieces[-1].shape_out)
-    shapes = [tuple(alpha.shape) for alpha in slopes]
-    each = [(len(x), *piece.shape_out) for piece in pieces[:-1]]
-    if shapes not in (each, [(n, K, *shape) for n, *shape in each]):
-        raise ValueError(
-            f"expected slopes (n, *shape), that is {each}, or (n, K, *shape) with K = {K}, got {shapes}"
-        )
 
 
 def _rows(bounds: Sequence[Bounds], n: int) -> list[list[tuple[Array, Array]]]:

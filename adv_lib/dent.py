@@ -18,51 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from . import stack
+from . import losses, stack
 from .models import evaluating
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, stack.BatchNorm)
 WIDTH = "width²"  # the name of Σ among the tensors that move; parameters have no such names
 
 
-# ---- how sure a prediction is ----
-
-
-def entropy(z: Tensor) -> Tensor:
-    """H(p) = −Σ_k p_k log p_k for p = softmax(z): 0 when one class is sure, log K when all are alike.
-
-    z: logits (n, K).  Returns (n,), in nats.  Raises ValueError unless z is (n, K) with K ≥ 2.
-    """
-    return _entropy(_log_softmax(z))
-
-
-def information(z: Tensor) -> Tensor:
-    """H(p_i) − H(p̄), p̄ the mean of p over the batch: be sure, and do not say the same everywhere.
-
-    Its mean over the batch is minus the mutual information of sample and class. The second term ties the
-    samples of a batch together, also where each has parameters of its own.
-    z: logits (n, K), n ≥ 1.  Returns (n,), in nats.  Raises ValueError as `entropy`.
-    Source: Liang, Hu & Feng 2020, eq. (4); the default of the released code of dent.
-    """
-    log_p = _log_softmax(z)
-    mean = torch.logsumexp(log_p, 0, keepdim=True) - math.log(max(1, len(z)))
-    return _entropy(log_p) - _entropy(mean)
-
-
-def _log_softmax(z: Tensor) -> Tensor:
-    if z.ndim != 2 or z.shape[1] < 2 or not z.is_floating_point():
-        raise ValueError(f"expected logits (n, K) with K ≥ 2, got {z.dtype} {tuple(z.shape)}")
-    return torch.log_softmax(z, 1)
-
-
-def _entropy(log_p: Tensor) -> Tensor:
-    return -(log_p.exp() * log_p).sum(1)
-
-
 # ---- Σ: a blur whose width is learned ----
 
 
-def smooth(x: Tensor, variance: Tensor) -> Tensor:
+def blur(x: Tensor, variance: Tensor) -> Tensor:
     """g(x; σ²): heat that spreads for a time σ²/2, the Gaussian blur of a grid.
 
     Along each side of the image the kernel is exp(σ²/2 · L), L the second difference with edges that
@@ -78,12 +44,12 @@ def smooth(x: Tensor, variance: Tensor) -> Tensor:
         )
     if not bool(((variance >= 0) & variance.isfinite()).all()):
         raise ValueError(f"expected finite variances ≥ 0, got {variance.tolist()}")
-    across = _blur(x.shape[3], variance.to(x))
-    down = _blur(x.shape[2], variance.to(x))
+    across = _spread(x.shape[3], variance.to(x))
+    down = _spread(x.shape[2], variance.to(x))
     return down @ x @ across
 
 
-def _blur(size: int, variance: Tensor) -> Tensor:
+def _spread(size: int, variance: Tensor) -> Tensor:
     """exp(σ²/2 · L), (1, size, size) or (n, 1, size, size), by the cosines that are L's eigenvectors."""
     k = torch.arange(size, dtype=variance.dtype, device=variance.device)
     cosines = torch.cos(math.pi * k[:, None] * (k + 0.5) / size)  # row k: the k-th eigenvector
@@ -116,7 +82,7 @@ class Adapted:
             raise ValueError(f"expected the {sizes[0]} samples that were adapted to, got {len(x)}")
         if variance is not None:
             many = variance.ndim and not self.each  # a width for each member of a stack
-            x = smooth(x, variance.repeat(len(x) // len(variance)) if many else variance)
+            x = blur(x, variance.repeat(len(x) // len(variance)) if many else variance)
         with evaluating(self.model):
             if not affine:
                 return self.model(x)
@@ -178,7 +144,7 @@ class Dent(nn.Module):
                network as it is.
     scope:     "batch" for one Σ and Δ a batch (dent), "sample" for one a sample (dent+).
     adapt:     what moves: Δ in the "model", Σ at the "input", or "both".
-    objective: what is minimised: logits (n, K) → (n,), such as `entropy` or `information`.
+    objective: what is minimised: logits (n, K) → (n,), such as `losses.entropy` or `losses.information`.
     optimiser: "adamod" with the constants of the released code, "adam" or "sgd".
     unroll:    whether the gradient of the output in x goes through the steps. Without it, as published,
                the output depends on x as if Σ and Δ were constants.
@@ -196,7 +162,7 @@ class Dent(nn.Module):
         lr: float | Sequence[float] = 6e-3,
         scope: str = "batch",
         adapt: str = "model",
-        objective: Callable[[Tensor], Tensor] = entropy,
+        objective: Callable[[Tensor], Tensor] = losses.entropy,
         optimiser: str = "adamod",
         unroll: bool = False,
     ):

@@ -15,7 +15,6 @@ Source: Wong & Kolter 2018, Theorem 1, where our a, h, ν_i are ẑ, z, ν_{i+1}
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,10 +22,9 @@ import torch
 from torch import Tensor
 
 from . import conjugates
-from .affine import Affine, Bounds
+from ._work import runs
+from .affine import Affine, Bounds, width
 from .threat import Ball, Region
-
-BUDGET = 2**18  # numbers in the largest tensor of a backward pass on a CPU: 1 MB in float32
 
 
 class Lines(NamedTuple):
@@ -93,7 +91,7 @@ def bound(
     """J at the multipliers of the backward pass: a lower bound on cᵀa_D over δ ∈ Δ(x).
 
     −Σ_i ν_iᵀb_i − I*_{x+Δ}(ν̂_1) + Σ_{i, unstable} l[ν_i]₊.
-    x: (m, *shape).  region: Δ(x), that is `ball.at(x)`.  c: (m, r, *shape_out), in any units.
+    x: (m, *shape).  region: Δ(x), that is `ball.region(x)`.  c: (m, r, *shape_out), in any units.
     Returns (m, r), in those of cᵀa_D; differentiable in the weights, the lines and c.
     Source: Wong & Kolter 2018, eq. (5) to (8).
     """
@@ -127,7 +125,7 @@ def value(
     r = nu[0].shape[1]
     hat = _transposed(pieces[0], nu[0], x.unsqueeze(1)).flatten(0, 1)
     rows = torch.arange(len(x), device=x.device).repeat_interleave(r)
-    J = -conjugates.ball(hat, x[rows], ball.of(rows)).reshape(len(x), r)
+    J = -conjugates.ball(hat, x[rows], ball.subset(rows)).reshape(len(x), r)
     for piece, each in zip(pieces, nu, strict=True):
         J = J - piece.offset(each.flatten(0, 1)).reshape_as(J)
     for piece, layer, each, after in zip(pieces[1:], layers, nu, nu[1:], strict=False):
@@ -191,7 +189,7 @@ def in_parts(
     c: Callable[[Tensor], Tensor],
     r: int,
 ) -> Tensor:
-    """`bound` for m problems on n samples, as many at a time as fit into BUDGET.
+    """`bound` for m problems on n samples, as many at a time as fit.
 
     relus, x, region: of the n samples.  sample: (m,), which of them each row is about.
     c: takes the numbers of some rows, (k,), and returns their r objectives each, (k, r, *shape_out).
@@ -203,20 +201,6 @@ def in_parts(
         here = [Lines(*(ends[i] for ends in relu)) for relu in relus]
         found.append(bound(pieces, here, x[i], region[i], c(rows)))
     return torch.cat(found)
-
-
-def width(pieces: Sequence[Affine]) -> int:
-    """How many numbers the widest layer of one sample has, the input counted."""
-    return max(math.prod(shape) for piece in pieces for shape in (piece.shape_in, piece.shape_out))
-
-
-def runs(n: int, numbers: int, device: torch.device | None = None) -> Sequence[Tensor]:
-    """0, …, n − 1 in runs of as many as fit into BUDGET when each takes this many numbers.
-
-    On a GPU, which has no use for small tensors, 2⁹ times as many.
-    """
-    budget = BUDGET if device is None or torch.device(device).type == "cpu" else BUDGET * 2**9
-    return torch.arange(n, device=device).split(max(1, budget // numbers)) if n else ()
 
 
 def _transposed(piece: Affine, nu: Tensor, like: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def survivors(
         for batch in alive.nonzero().squeeze(1).split(batch_size):
             if len(batch) == 0:  # none is left
                 return alive
-            part = ball.of(batch)
+            part = ball.subset(batch)
             delta = attack(model, x[batch], y[batch], part)
             check_allowed(attack, delta, x[batch], part)
             alive[batch] = _right(model, x[batch] + delta, y[batch], batch_size)
@@ -346,7 +346,7 @@ def masking(
     others = {
         "one step breaks what it missed": weapons.fgsm,
         "200 steps break what it missed": partial(weapons.pgd, steps=200),
-        "another loss breaks what it missed": partial(weapons.apgd, loss=losses.margin),
+        "another loss breaks what it missed": partial(weapons.apgd, loss=losses.margin_loss),
     }
     if ball.p == math.inf:
         others["a search without gradients does too"] = partial(
@@ -436,4 +436,4 @@ def _right(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """Whether class y leads all others, (n,) bool."""
     with evaluating(model), torch.no_grad():
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        return torch.cat([losses.margin(model(a), b) < 0 for a, b in parts])
+        return torch.cat([losses.correct(model(a), b) for a, b in parts])

@@ -3,7 +3,7 @@
 A ReLU is on or off. If we knew which, the network would be affine and one linear program would find the
 minimum; n unstable units leave up to 2ⁿ cases. Two programs search them: `mip` gives each unit a binary
 variable and leaves the search to a solver [Tjeng, Xiao & Tedrake 2019, eq. (6)]; `search` is our own
-branch and bound over linear programs.
+branch and bound over linear programs (`branching`).
 
 Both report lower ≤ minimum ≤ upper. `upper` is what an input reaches when it is sent through the
 network, `lower` is proved, in float64 (by `mip` to the solver's own tolerance). The minimum counts as
@@ -18,20 +18,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import attacks, bounds, losses
+from . import attacks, bounds, branching, losses
+from ._arguments import check_batch, check_labels
+from ._work import parallel_map
 from .affine import affine_pieces
+from .branching import TOLERANCE, Case, Found, Phases
 from .models import evaluating
-from .relaxation import Array, Layer, Relaxation, intervals, relax
+from .relaxation import Array, Layer, Relaxation, relax
 from .threat import Ball
-
-TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +79,6 @@ class Certificates:
         return torch.tensor([s == status for s in self.status], device=self.delta.device)
 
 
-class Found(NamedTuple):
-    """lower ≤ minimum ≤ upper, the input that reaches `upper`, and the nodes it took."""
-
-    lower: float
-    upper: float
-    point: Array
-    nodes: int
-
-
 def margins(
     model: nn.Sequential,
     x: Tensor,
@@ -106,7 +96,9 @@ def margins(
     node_limit: how many linear programs the search may solve, or nodes the solver may count, for each
                 sample. Class by class, each gets an equal share of what is left, and at least one.
                 None means as many as it takes. The programs that bound the hidden units do not count.
-    jobs, progress: as in `bounds.each`.
+    jobs: how many samples at a time, as joblib's n_jobs: −1 means one for each core. They are threads,
+          unless a `joblib.parallel_config` around the call names processes or a cluster.
+    progress: whether to show a bar on stdout; None means only in a terminal.
     Raises ValueError for another method, a node limit below 1, p ≠ ∞, labels that do not fit, and what
     `affine.affine_pieces` and `Ball` raise.
     """
@@ -115,7 +107,7 @@ def margins(
     x = x.detach()
     problems = _problems(model, x, y, ball, node_limit)
     tasks = [(*p, label, method, node_limit) for p, label in zip(problems, y.tolist(), strict=True)]
-    samples = bounds.each(_minima, tasks, jobs, progress)
+    samples = parallel_map(_minima, tasks, jobs, progress)
 
     def table(name: str) -> Tensor:
         rows = [[getattr(found, name) for found in row] for row in samples]
@@ -160,7 +152,7 @@ def certify(
     left = (~broken & (proved <= TOLERANCE)).nonzero().flatten().tolist()
     classes = [(row <= TOLERANCE).nonzero().flatten().tolist() for row in cheap]
     tasks = [(*problems[i], int(y[i]), classes[i], node_limit) for i in left]
-    for i, (stage[i], found) in zip(left, bounds.each(_sign, tasks, jobs, progress), strict=True):
+    for i, (stage[i], found) in zip(left, parallel_map(_sign, tasks, jobs, progress), strict=True):
         rest = cheap[i][cheap[i] > TOLERANCE].amin()  # of the classes that were not asked about again
         proved[i], nodes[i] = max(proved[i], min(rest, found.lower)), found.nodes
         if found.upper <= TOLERANCE:  # a counterexample, if the model says so too
@@ -182,47 +174,35 @@ def search(
     node_limit: int | None = None,
     sign: bool = False,
 ) -> Found:
-    """min cᵀ(logits) by branch and bound, best node first.
+    """min cᵀ(logits) by `branching.search`, each case bounded by a linear program.
 
-    A node says of some unstable units that they are on or off. The minimum of its linear program bounds
-    the network from below; the input at that minimum, sent through the network, bounds it from above. A
-    node that cannot get TOLERANCE below the best input is closed. Any other is split in two at the unit
-    whose triangle is violated most, weighed by the price of its upper edge.
+    The minimum of the program bounds the network from below; the input at that minimum, sent through the
+    network, bounds it from above. Split is the unit whose triangle is violated most, weighed by the
+    price of its upper edge: where no triangle is violated, the network itself does it.
 
     relaxation: of the hidden layers.  layers: all of them.  c: (K,).
-    node_limit: stop after so many linear programs, ≥ 1; None means when the minimum is known.
-    sign: stop when the sign of the minimum is known: close nodes above TOLERANCE, end below −TOLERANCE.
+    node_limit, sign: as in `branching.search`; a case is one linear program.
     """
     W, b = layers[-1]
-    point = _input(relaxation, layers, (relaxation.lower + relaxation.upper) / 2)
-    best, upper, solved = point, float(c @ _forward(layers, point)), 0
-    finished = math.inf  # the smallest bound of the nodes that need no split
-    nodes: list[tuple[float, int, dict[int, bool]]] = [(-math.inf, 0, {})]
-    while nodes and solved != node_limit and not (sign and upper < -TOLERANCE):
-        if nodes[0][0] > min(upper - TOLERANCE, TOLERANCE if sign else math.inf):
-            break
-        parent, _, phases = heappop(nodes)
+    centre = (relaxation.lower + relaxation.upper) / 2
+
+    def reached(columns: Array) -> tuple[float, Array]:
+        point = _input(relaxation, layers, columns)
+        return float(c @ _forward(layers, point)), point
+
+    def evaluate(phases: Phases) -> Case:
         relaxation.fix(phases)
-        bound, columns, prices = relaxation.minimise(c @ W, c @ b)
-        bound, solved = max(bound, parent), solved + 1
-        if bound == math.inf:  # no input does this
-            continue
-        violation = np.ones(len(prices))
-        if columns is not None:  # it is None where the solver has stopped without a point
-            point = _input(relaxation, layers, columns)
-            value = float(c @ _forward(layers, point))
-            best, upper = (point, value) if value < upper else (best, upper)
-            violation = relaxation.violation(columns)
-        score = violation * (prices + TOLERANCE)
-        score[list(phases)] = 0
-        if score.size == 0 or score.max() <= 0:  # the network itself does it
-            finished = min(finished, bound)
-            continue
-        unit = int(score.argmax())
-        for on in (True, False):
-            heappush(nodes, (bound, 2 * solved + on, {**phases, unit: on}))  # the number breaks ties
+        found = relaxation.minimise(c @ W, c @ b)
+        return Case(found.bound, *reached(centre if found.point is None else found.point), found)
+
+    def score(case: Case) -> Array:
+        _, columns, prices = case.found  # without columns the solver has stopped without a point
+        violation = 1.0 if columns is None else relaxation.violation(columns)
+        return violation * (prices + TOLERANCE)
+
+    found = branching.search(evaluate, score, reached(centre), node_limit, sign)
     relaxation.fix({})
-    return Found(min([finished, upper, *(bound for bound, _, _ in nodes)]), upper, best, solved)
+    return found
 
 
 def mip(
@@ -238,20 +218,18 @@ def mip(
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     W, b = layers[-1]
-    linear = relaxation.minimise(c @ W, c @ b)
-    n, k = len(relaxation.lower), len(relaxation.pre)
-    low, high = relaxation.limits.T
+    linear, program = relaxation.minimise(c @ W, c @ b), relaxation.program(c @ W)
+    n, k = len(program.cost), len(program.pre)
+    low, high = program.limits.T
     post, pre, v = (np.zeros((k, n + k)) for _ in range(3))
-    post[range(k), relaxation.post] = pre[range(k), relaxation.pre] = v[range(k), n + np.arange(k)] = 1
-    cost = np.zeros(n + k)
-    cost[relaxation.output] = (c @ W)[relaxation.alive]
+    post[range(k), program.post] = pre[range(k), program.pre] = v[range(k), n + np.arange(k)] = 1
     result = milp(
-        cost,
+        np.append(program.cost, np.zeros(k)),
         integrality=np.repeat([0, 1], [n, k]),
-        bounds=Bounds(np.append(relaxation.lower, np.zeros(k)), np.append(relaxation.upper, np.ones(k))),
+        bounds=Bounds(np.append(program.lower, np.zeros(k)), np.append(program.upper, np.ones(k))),
         constraints=[
             LinearConstraint(
-                np.pad(relaxation.rows, ((0, 0), (0, k))), relaxation.row_lower, relaxation.row_upper
+                np.pad(program.rows, ((0, 0), (0, k))), program.row_lower, program.row_upper
             ),
             LinearConstraint(post - high[:, None] * v, -math.inf, 0),
             LinearConstraint(post - pre - low[:, None] * v, -math.inf, -low),
@@ -262,7 +240,7 @@ def mip(
     if result.mip_dual_bound is not None:  # None without an unstable unit: that is a linear program
         lower = max(lower, result.mip_dual_bound + float(c @ b))
     if columns is None:
-        columns = (relaxation.lower + relaxation.upper) / 2
+        columns = (program.lower + program.upper) / 2
     point = _input(relaxation, layers, columns)
     upper = float(c @ _forward(layers, point))
     return Found(min(lower, upper), upper, point, result.mip_node_count or 0)
@@ -298,8 +276,8 @@ def _sign(
     """Does every z_y − z_k, k in classes, stay positive? How far it went and the smallest one found."""
     (W, b), one = layers[-1], np.eye(len(layers[-1][1]))
     least = dict.fromkeys(classes, -math.inf)
-    for given in (intervals(layers, lower, upper), None):  # None: tighten them, where that still matters
-        relaxation, _ = relax(layers, lower, upper, given)
+    for tighten in (False, True):
+        relaxation, _ = relax(layers, lower, upper, tighten=tighten)
         for k in [k for k in classes if least[k] <= TOLERANCE]:
             least[k] = max(least[k], relaxation.minimise(W[y] - W[k], b[y] - b[k]).bound)
         if min(least.values()) > TOLERANCE:
@@ -334,7 +312,7 @@ def _forward(layers: Sequence[Layer], h: Array) -> Array:
 
 def _wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with evaluating(model), torch.no_grad():
-        return losses.margin(model(x), y) >= 0
+        return ~losses.correct(model(x), y)
 
 
 def _problems(
@@ -342,7 +320,7 @@ def _problems(
 ) -> list[tuple[list[Layer], Array, Array]]:
     if node_limit is not None and not (isinstance(node_limit, int) and node_limit >= 1):
         raise ValueError(f"expected a whole number of nodes ≥ 1, or None, got {node_limit!r}")
-    bounds.check_batch(x)
+    check_batch(x)
     pieces = affine_pieces(model, x.shape[1:], torch.float64)
-    bounds.check_labels(pieces, x, y)
+    check_labels(pieces, x, y)
     return bounds.problems(pieces, x, ball)

@@ -136,7 +136,7 @@ def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     n, K = len(x), len(W)
     z = x.flatten(1) @ W.T + b
     clean = z.gather(1, y[:, None]) - z
-    eps = ball.each(x)
+    eps = ball.radii(x)
     if ball.box is None:  # the gain depends on x through its class alone: one row for a pair of classes
         towards = W - W.unsqueeze(1)  # (K, K, d): from class j towards class k
         each = replace(ball, eps=1.0).support(towards.flatten(0, 1)).reshape(K, K)

@@ -1,4 +1,4 @@
-"""What an attacker maximises: one number a sample, larger is worse for the model.
+"""What an attacker maximises, one number a sample, larger is worse for the model; and what is right.
 
 Logits are z (n, K), labels y and targets t (n,) int64 in 0, …, K−1; every loss returns (n,) in the units
 of the logits, but for `dlr`, which has none. They agree on when a prediction is wrong and differ in what
@@ -12,6 +12,20 @@ import math
 
 import torch
 from torch import Tensor
+
+
+def margin(z: Tensor, y: Tensor) -> Tensor:
+    """z_y − max_{j≠y} z_j: positive exactly where the prediction is right, 0 at a tie.
+
+    By how much the true class leads its strongest rival. Unlike the losses, larger is better.
+    """
+    strongest = _rivals(z, y).amax(1)
+    return _at(z, y) - strongest
+
+
+def correct(z: Tensor, y: Tensor) -> Tensor:
+    """Whether class y leads all others, (n,) bool: a tie is wrong, and so is NaN."""
+    return margin(z, y) > 0
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
@@ -40,13 +54,13 @@ def log_odds_slope(z: Tensor, y: Tensor) -> Tensor:
     return torch.softmax(_rivals(z, y), 1).scatter_(1, y[:, None], -1.0)
 
 
-def margin(z: Tensor, y: Tensor) -> Tensor:
-    """max_{j≠y} z_j − z_y: positive exactly where the prediction is wrong, 0 at a tie.
+def margin_loss(z: Tensor, y: Tensor) -> Tensor:
+    """max_{j≠y} z_j − z_y, minus the `margin`: positive exactly where the prediction is wrong.
 
     Blind to every rival but the strongest: its gradient jumps when another takes the lead.
     Source: Carlini & Wagner 2017, f₆ with the sign turned and without its floor.
     """
-    return _rivals(z, y).amax(1) - _at(z, y)
+    return -margin(z, y)
 
 
 def dlr(z: Tensor, y: Tensor) -> Tensor:
@@ -58,7 +72,7 @@ def dlr(z: Tensor, y: Tensor) -> Tensor:
     """
     _check(z, y, classes=3)
     top = z.topk(3, dim=1).values
-    return margin(z, y) / (top[:, 0] - top[:, 2])
+    return margin_loss(z, y) / (top[:, 0] - top[:, 2])
 
 
 def targeted(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
@@ -116,6 +130,38 @@ def worst_logits(margins: Tensor) -> Tensor:
             f"got {margins.dtype} {tuple(margins.shape)}"
         )
     return torch.where(margins == math.inf, 0.0, -margins)
+
+
+def entropy(z: Tensor) -> Tensor:
+    """H(p) = −Σ_k p_k log p_k for p = softmax(z): 0 when one class is sure, log K when all are alike.
+
+    Blind to the label: it says how sure a prediction is, not of what.
+    z: logits (n, K).  Returns (n,), in nats.  Raises ValueError unless z is (n, K) with K ≥ 2.
+    """
+    return _entropy(_log_softmax(z))
+
+
+def information(z: Tensor) -> Tensor:
+    """H(p_i) − H(p̄), p̄ the mean of p over the batch: be sure, and do not say the same everywhere.
+
+    Its mean over the batch is minus the mutual information of sample and class. The second term ties the
+    samples of a batch together, also where each has parameters of its own.
+    z: logits (n, K), n ≥ 1.  Returns (n,), in nats.  Raises ValueError as `entropy`.
+    Source: Liang, Hu & Feng 2020, eq. (4); the default of the released code of dent.
+    """
+    log_p = _log_softmax(z)
+    mean = torch.logsumexp(log_p, 0, keepdim=True) - math.log(max(1, len(z)))
+    return _entropy(log_p) - _entropy(mean)
+
+
+def _log_softmax(z: Tensor) -> Tensor:
+    if z.ndim != 2 or z.shape[1] < 2 or not z.is_floating_point():
+        raise ValueError(f"expected logits (n, K) with K ≥ 2, got {z.dtype} {tuple(z.shape)}")
+    return torch.log_softmax(z, 1)
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    return -(log_p.exp() * log_p).sum(1)
 
 
 def _at(z: Tensor, y: Tensor) -> Tensor:

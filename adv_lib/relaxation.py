@@ -37,6 +37,23 @@ class Solution(NamedTuple):
     prices: Array
 
 
+class Program(NamedTuple):
+    """min costᵀξ over lower ≤ ξ ≤ upper and row_lower ≤ rows ξ ≤ row_upper, for other solvers to read.
+
+    pre, post: of every unstable unit the columns of a and h.  limits: its l and u, (units, 2).
+    """
+
+    cost: Array
+    lower: Array
+    upper: Array
+    rows: Array
+    row_lower: Array
+    row_upper: Array
+    pre: NDArray[np.int_]
+    post: NDArray[np.int_]
+    limits: Array
+
+
 class Relaxation:
     """The linear program of a network around one input, built one hidden layer at a time.
 
@@ -96,8 +113,7 @@ class Relaxation:
         """
         from highspy import HighsModelStatus
 
-        cost = np.zeros(len(self.lower))
-        cost[self.output] = c[self.alive]
+        cost = self._cost(c)
         self.solver.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
         self.solver.run()
         infeasible = self.solver.getModelStatus() == HighsModelStatus.kInfeasible
@@ -111,6 +127,26 @@ class Relaxation:
         point = np.array(found.col_value) if found.value_valid else None
         bound = self._weak_duality(cost, multipliers) + offset
         return Solution(bound, point, np.abs(multipliers[self.edge]))
+
+    def program(self, c: Array) -> Program:
+        """The linear program of `minimise`, written out."""
+        return Program(
+            self._cost(c),
+            self.lower,
+            self.upper,
+            self.rows,
+            self.row_lower,
+            self.row_upper,
+            self.pre,
+            self.post,
+            self.limits,
+        )
+
+    def _cost(self, c: Array) -> Array:
+        """What cᵀh, h the activations of the last layer added, asks of each column."""
+        cost = np.zeros(len(self.lower))
+        cost[self.output] = c[self.alive]
+        return cost
 
     def _weak_duality(self, cost: Array, multipliers: Array) -> float:
         """costᵀξ ≥ λᵀ(rows at a bound) + (cost − Aᵀλ)ᵀ(columns at a bound), for any multipliers λ."""
@@ -170,46 +206,31 @@ class Relaxation:
         self.row_lower[row], self.row_upper[row] = lower, upper
 
 
-def interval(W: Array, b: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """The smallest and the largest W h + b over lower ≤ h ≤ upper; see `bounds.interval`.
-
-    W: (out, in).  b: (out,).  lower, upper: (in,).  Returns two arrays (out,).
-    """
-    centre, radius = W @ ((upper + lower) / 2) + b, np.abs(W) @ ((upper - lower) / 2)
-    return centre - radius, centre + radius
-
-
-def intervals(layers: Sequence[Layer], lower: Array, upper: Array) -> list[tuple[Array, Array]]:
-    """The interval bounds (l, u) of every hidden layer over the input box [lower, upper].
-
-    layers: every affine piece (W, b).  lower, upper: (d,).
-    Returns (l, u) for each hidden layer.
-    """
-    found = []
-    for W, b in layers[:-1]:
-        found.append(interval(W, b, lower, upper))
-        lower, upper = (np.maximum(end, 0) for end in found[-1])
-    return found
-
-
 def relax(
     layers: Sequence[Layer],
     lower: Array,
     upper: Array,
     bounds: Sequence[tuple[Array, Array]] | None = None,
+    tighten: bool = True,
 ) -> tuple[Relaxation, list[tuple[Array, Array]]]:
     """The relaxation of all hidden layers, and the pre-activation bounds (l, u) of each that it uses.
 
     layers: every affine piece (W, b), the last one too, which is not relaxed but asked about afterwards.
     lower, upper: (d,), the box in which the input lies.
-    bounds: for each hidden layer; None finds them from the first layer to the last: by intervals, which
-            are exact in the first, and where these leave a unit unstable by minimising and maximising
-            its pre-activation over the layers before it: at most two programs a unit.
+    bounds: for each hidden layer; None finds them from the first layer to the last by intervals, as
+            `bounds.interval` does, which are exact in the first.
+    tighten: where intervals leave a unit unstable, whether to minimise and maximise its pre-activation
+            over the layers before it: at most two programs a unit.
     """
     relaxation, used = Relaxation(lower, upper), []
     for depth, (W, b) in enumerate(layers[:-1]):
-        low, high = interval(W, b, lower, upper) if bounds is None else bounds[depth]
-        for j in np.flatnonzero((low < 0) & (high > 0)) if bounds is None and depth > 0 else ():
+        if bounds is None:
+            centre, radius = W @ ((upper + lower) / 2) + b, np.abs(W) @ ((upper - lower) / 2)
+            low, high = centre - radius, centre + radius
+        else:
+            low, high = bounds[depth]
+        open_ = (low < 0) & (high > 0) if bounds is None and tighten and depth > 0 else ()
+        for j in np.flatnonzero(open_):
             low[j] = max(low[j], relaxation.minimise(W[j], b[j]).bound)
             if low[j] < 0:
                 high[j] = min(high[j], -relaxation.minimise(-W[j], -b[j]).bound)

@@ -120,7 +120,7 @@ def certified(ball: Ball, method: str = "dual") -> Inner:
             return bounds.robust_loss(model, x, y, ball, method)
         E, rows = len(model), torch.arange(len(x), device=x.device)
         each = [
-            bounds.robust_loss(model.member(e), x[e::E], y[e::E], ball.of(rows[e::E]), method)
+            bounds.robust_loss(model.member(e), x[e::E], y[e::E], ball.subset(rows[e::E]), method)
             for e in range(E)
         ]
         return torch.stack(each, 1).flatten()
@@ -336,7 +336,7 @@ def _step(
 ) -> None:
     """v ← momentum · v + ∇ and θ ← θ − α v, with one α, or with each member's own.
 
-    By hand: the first optimizer of `torch.optim` imports a compiler, which takes longer than a training.
+    By hand: the first optimiser of `torch.optim` imports a compiler, which takes longer than a training.
     """
     for p, v in zip(model.parameters(), velocity, strict=True):
         if p.grad is None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adv_lib import attacks, bounds, data, exact, losses, models, training
+from adv_lib.affine import affine_pieces
 from adv_lib.threat import Ball
 
 from . import networks
@@ -118,7 +119,7 @@ def small(pair: data.Data) -> nn.Sequential:
 
 def not_elided(model: nn.Sequential, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     """l_y − u_k from the interval of each logit by itself, +∞ at k = y."""
-    last = bounds.affine_pieces(model, x.shape[1:], x.dtype)[-1]
+    last = affine_pieces(model, x.shape[1:], x.dtype)[-1]
     hidden = bounds.pre_activations(model, x, ball)[-1]
     z = bounds.interval(last, bounds.Bounds(hidden.lower.clamp(min=0), hidden.upper.clamp(min=0)))
     margins = z.lower.gather(1, y[:, None]) - z.upper
@@ -128,7 +129,7 @@ def not_elided(model: nn.Sequential, x: Tensor, y: Tensor, ball: Ball) -> Tensor
 def survives(model: nn.Module, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
     """Whether the network puts y first on x + δ: (n,) bool."""
     with torch.no_grad():
-        return losses.margin(model(x + delta), y) < 0
+        return losses.correct(model(x + delta), y)
 
 
 def columns(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> dict[str, Column]:

@@ -120,7 +120,7 @@ def alone(model: nn.Sequential, x: Tensor, ball: Ball, method: str) -> list[Boun
             c = one[rows % len(one)].unsqueeze(1)
             return torch.cat([c, -c], 1)
 
-        ends = dual.in_parts(pieces[: depth + 1], relus, x, ball.at(x), sample, both, 2)
+        ends = dual.in_parts(pieces[: depth + 1], relus, x, ball.region(x), sample, both, 2)
         least, most = (end.reshape(len(x), *piece.shape_out) for end in ends.unbind(1))
         layers.append(Bounds(least, -most))
     return layers

@@ -156,7 +156,7 @@ def errors(name: str, seed: int, pair: data.Data) -> dict[str, float]:
     model, x, y = trained(name, seed, pair), pair.x_test, pair.y_test
     still = partial(evaluation.survivors, model, x, y, BALL, batch_size=500)
     own = [partial(attacks.pgd, step_size=0.01, keep="first", steps=40)]
-    own.append(partial(attacks.apgd, steps=20, loss=losses.margin))
+    own.append(partial(attacks.apgd, steps=20, loss=losses.margin_loss))
     proved = proof(model, x, y, RUNS[name].proof)
     right = {
         "clean": still(),

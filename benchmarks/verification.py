@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adv_lib import attacks, bounds, data, exact, losses
+from adv_lib.affine import affine_pieces
 from adv_lib.relaxation import Array, Layer, Relaxation, relax
 from adv_lib.threat import Ball
 
@@ -102,7 +103,7 @@ class Sample(NamedTuple):
 def samples(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> list[Sample]:
     """Every sample by itself, for p = ∞ and the box, in float64."""
     ball, precise = Ball(math.inf, eps, (0, 1)), x.double()
-    problems = bounds.problems(bounds.affine_pieces(model, x.shape[1:], torch.float64), precise, ball)
+    problems = bounds.problems(affine_pieces(model, x.shape[1:], torch.float64), precise, ball)
     layers = bounds.pre_activations(model, precise, ball)
     ends = [(layer.lower.detach().numpy(), layer.upper.detach().numpy()) for layer in layers]
     rows = ([(low[i], high[i]) for low, high in ends] for i in range(len(x)))
@@ -228,8 +229,8 @@ def verdicts(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[str, list[str]
         every = exact.certify(model, x, y, **settings)
         moved = x + attacks.pgd(model, x, y, ball, steps=100, restarts=20)
         with torch.no_grad():
-            wrong = losses.margin(model(moved), y) >= 0
-            reached = -losses.margin(model(x + every.delta), y)
+            wrong = ~losses.correct(model(moved), y)
+            reached = losses.margin(model(x + every.delta), y)
         contradicted = int((wrong & every.are("robust")).sum())
         unseen = (~wrong & every.are("broken")).nonzero().flatten().tolist()
         for i in unseen:
@@ -342,7 +343,7 @@ def section(_: data.Data) -> str:
     """Four tables and the targets. MNIST is not needed."""
     model, x, y = networks.digits_mlp()
     with torch.no_grad():
-        right = losses.margin(model(x), y) < 0
+        right = losses.correct(model(x), y)
     x, y = x[right], y[right]
     for method in exact.SOLVERS:  # what they import is not their time
         exact.margins(model, x[:1], y[:1], Ball(math.inf, 0.01, (0, 1)), method=method, jobs=1)

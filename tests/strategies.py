@@ -128,7 +128,7 @@ class Problem(NamedTuple):
     def leads(self, delta: Tensor) -> Tensor:
         """By how much x + δ is classified wrongly, (n,)."""
         with torch.no_grad():
-            return losses.margin(self.model(self.x + delta), self.y)
+            return losses.margin_loss(self.model(self.x + delta), self.y)
 
 
 def problem(
@@ -311,7 +311,7 @@ def aimed(model, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     n, others = len(x), model(x).shape[1] - 1
     rows = torch.arange(n).repeat(others)
     targets = (y[rows] + 1 + torch.arange(others).repeat_interleave(n)) % (others + 1)
-    found = attacks.pgd(model, x[rows], y[rows], ball.of(rows), steps=5, targets=targets)
+    found = attacks.pgd(model, x[rows], y[rows], ball.subset(rows), steps=5, targets=targets)
     return found.reshape(others, *x.shape)
 
 

@@ -252,11 +252,11 @@ def test_every_sample_keeps_the_round_at_which_the_defense_itself_was_most_wrong
     defense, x, y, ball = case(scope)
     deltas = [ball.sample(x, seeded(k)) for k in range(4)]
     got = adaptive.gmsa(Spy(deltas=deltas), rounds=4)(defense, x, y, ball)
-    leads = torch.stack([losses.margin(answers(defense, x + delta), y) for delta in deltas])
+    leads = torch.stack([losses.margin_loss(answers(defense, x + delta), y) for delta in deltas])
     assert len(leads.argmax(0).unique()) > 1
     assert torch.equal(got, torch.stack(deltas)[leads.argmax(0), torch.arange(8)])
     if scope == "sample":  # in the company of other rounds, too
-        torch.testing.assert_close(losses.margin(answers(defense, x + got), y), leads.amax(0))
+        torch.testing.assert_close(losses.margin_loss(answers(defense, x + got), y), leads.amax(0))
 
 
 def test_one_round_is_the_attack_on_the_first_network_and_the_one_that_adapted_to_x():
@@ -277,7 +277,7 @@ def test_one_round_is_the_attack_on_the_first_network_and_the_one_that_adapted_t
 def test_with_more_rounds_no_sample_is_less_wrong():
     defense, x, y, ball = case("sample", n=20)
     leads = [
-        losses.margin(answers(defense, x + adaptive.gmsa(PGD, rounds=r)(defense, x, y, ball)), y)
+        losses.margin_loss(answers(defense, x + adaptive.gmsa(PGD, rounds=r)(defense, x, y, ball)), y)
         for r in (1, 2, 4)
     ]
     for fewer, more in itertools.pairwise(leads):
@@ -362,7 +362,7 @@ TWO = {"transfer": adaptive.transfer(PGD), "unrolled": adaptive.unrolled(PGD)}
 
 
 def right(defense, x, y):
-    return losses.margin(answers(defense, x), y) < 0
+    return losses.margin_loss(answers(defense, x), y) < 0
 
 
 @pytest.mark.parametrize("batch_size", [7, 100])
@@ -514,7 +514,7 @@ def test_a_search_that_keeps_the_best_asks_about_whole_batches_and_breaks_the_sa
     best = search(spied, x, y, ball, keep="best")
     assert asked == [40] * 60
     first = search(alone[0], x, y, ball)
-    lead = [losses.margin(answers(alone[0], x + delta), y) for delta in (first, best)]
+    lead = [losses.margin_loss(answers(alone[0], x + delta), y) for delta in (first, best)]
     assert torch.equal(*(v >= 0 for v in lead))
     assert 0 < (lead[0] >= 0).sum() < 40
     assert (lead[1] >= lead[0]).all()

@@ -96,7 +96,7 @@ def test_a_word_with_a_colon_that_is_no_argument_stays_in_the_sentence():
         ("(n, *shape) and |w|_1", r"(n, \*shape) and \|w\|\_1"),
         ("γ' of the book's l'", "γ′ of the book's l′"),
         ("see `pgd`", "see :py:obj:`pgd <adv_lib.attacks.pgd>`"),
-        ("see `losses.margin`", "see :py:obj:`losses.margin <adv_lib.losses.margin>`"),
+        ("see `losses.margin_loss`", "see :py:obj:`losses.margin_loss <adv_lib.losses.margin_loss>`"),
         ("see `x + delta`", "see ``x + delta``"),
         ('keep "best"', 'keep ``"best"``'),
     ],

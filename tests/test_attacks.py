@@ -28,6 +28,7 @@ from torch import nn
 from torch.linalg import vector_norm
 
 from adv_lib import attacks, linear, losses, models
+from adv_lib.attacks import auto_pgd
 from adv_lib.evaluation import robust_accuracy
 from adv_lib.threat import Ball
 
@@ -126,9 +127,9 @@ def test_a_model_that_never_changes_its_mind_gives_no_nan(attack, p, box):
 def test_gradients_of_any_size_are_followed(attack, p):
     """Multiplying the loss by a power of two changes no direction, hence no bit."""
     arguments = problem(p=p)
-    expected = attack(*arguments, loss=losses.margin)
+    expected = attack(*arguments, loss=losses.margin_loss)
     for power in (-60, 60):
-        got = attack(*arguments, loss=lambda z, y, s=2.0**power: s * losses.margin(z, y))
+        got = attack(*arguments, loss=lambda z, y, s=2.0**power: s * losses.margin_loss(z, y))
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
@@ -275,12 +276,12 @@ def test_the_answer_is_the_same_with_gradients_switched_off_and_the_switch_stays
 @each_loss
 def test_inputs_and_labels_made_in_inference_mode_are_attacked_like_others(attack):
     model, x, y, ball = problem()
-    expected = attack(model, x, y, ball, loss=losses.margin)
+    expected = attack(model, x, y, ball, loss=losses.margin_loss)
     with torch.inference_mode():
         x, y = x.clone(), y.clone()
         assert x.is_inference()
-        assert torch.equal(attack(model, x, y, ball, loss=losses.margin), expected)
-    assert torch.equal(attack(model, x, y, ball, loss=losses.margin), expected)
+        assert torch.equal(attack(model, x, y, ball, loss=losses.margin_loss), expected)
+    assert torch.equal(attack(model, x, y, ball, loss=losses.margin_loss), expected)
 
 
 RANDOM = {name: RUNS[name] for name in ("pgd best", "pgd first", "pgd last", "apgd", "square")}
@@ -349,7 +350,7 @@ def test_the_shape_of_a_sample_does_not_matter_to_gradient_attacks(attack):
 
 # ---- what is reported is what is there ----
 
-LOSSES = (losses.cross_entropy, losses.log_odds, losses.margin, losses.dlr)
+LOSSES = (losses.cross_entropy, losses.log_odds, losses.margin_loss, losses.dlr)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
@@ -359,7 +360,7 @@ def test_the_loss_and_the_lead_of_an_iterate_are_those_of_the_model_there(attack
     for iterate in watched(attack, model, x, y, ball, loss=loss, restarts=2)[1]:
         z = model(x + iterate.delta).detach()
         torch.testing.assert_close(iterate.loss, loss(z, y), rtol=0, atol=1e-12)
-        torch.testing.assert_close(iterate.lead, losses.margin(z, y), rtol=0, atol=1e-12)
+        torch.testing.assert_close(iterate.margin, losses.margin(z, y), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", [losses.targeted, losses.targeted_all], ids=lambda loss: loss.__name__)
@@ -371,7 +372,7 @@ def test_with_targets_the_lead_is_that_of_the_target_over_all_others(attack, los
         z = model(x + iterate.delta).detach()
         torch.testing.assert_close(iterate.loss, loss(z, y, targets), rtol=0, atol=1e-12)
         others = z.scatter(1, targets[:, None], -math.inf).amax(1)
-        torch.testing.assert_close(iterate.lead, z[range(20), targets] - others, rtol=0, atol=1e-12)
+        torch.testing.assert_close(iterate.margin, others - z[range(20), targets], rtol=0, atol=1e-12)
 
 
 @each_loss
@@ -577,7 +578,7 @@ def test_the_best_iterate_is_kept_and_no_other_leads_by_more(attack, p):
     inputs = problem(p=p, n=20)
     delta, seen = watched(attack, *inputs, restarts=3)
     torch.testing.assert_close(
-        inputs.leads(delta), torch.stack([i.lead for i in seen]).amax(0), rtol=0, atol=1e-12
+        inputs.leads(delta), -torch.stack([i.margin for i in seen]).amin(0), rtol=0, atol=1e-12
     )
     assert any((delta[k] == i.delta[k]).all() for i in seen for k in range(20))
 
@@ -629,14 +630,14 @@ def test_a_broken_sample_is_never_asked_about_again(attack):
     rows = [len(x) for x, _, _ in witness.asked]
     assert rows[0] == 40
     assert rows == sorted(rows, reverse=True)
-    broken = (losses.margin(model(x + delta), y) >= 0).sum()
+    broken = (losses.margin_loss(model(x + delta), y) >= 0).sum()
     assert 0 < broken < 40
     assert rows[-1] >= 40 - broken
     if attack is RUNS["square"]:  # exactly those that no query broke
         standing = torch.arange(40)
         for _, z, _ in witness.asked:
             assert len(z) == len(standing)
-            standing = standing[losses.margin(z, y[standing]) < 0]
+            standing = standing[losses.margin_loss(z, y[standing]) < 0]
 
 
 @pytest.mark.parametrize("p", ORDERS)
@@ -645,7 +646,7 @@ def test_keeping_the_first_asks_for_each_sample_until_it_breaks_and_no_longer(p)
     witness = Witness(inputs.model)
     attacks.pgd(witness, *inputs[1:], keep="first")
     seen = watched(attacks.pgd, *inputs, keep="best")[1]
-    standing = torch.stack([i.lead for i in seen]).cummax(0).values < 0  # (steps + 1, n)
+    standing = torch.stack([i.margin for i in seen]).cummin(0).values > 0  # (steps + 1, n)
     assert [len(x) for x, _, _ in witness.asked] == [40, *standing[:-1].sum(1).tolist()]
 
 
@@ -748,8 +749,8 @@ def most_missed(name, p, box, possible):
 def test_on_a_linear_model_of_two_classes_the_worst_margin_is_reached(name, p, box):
     for seed, eps in enumerate((0.05, 0.3, 1.5)):
         W, b, model, x, y, ball = linear_problem(seed, p, eps, box, 2)
-        clean = -losses.margin(model(x), y)
-        reached = -losses.margin(model(x + AT_FULL_LENGTH[name](model, x, y, ball)), y)
+        clean = losses.margin(model(x), y)
+        reached = losses.margin(model(x + AT_FULL_LENGTH[name](model, x, y, ball)), y)
         exact = linear.margins(W, b, x, y, ball).amin(1)
         assert (reached - exact <= most_missed(name, p, box, clean - exact)).all()
         assert (reached - exact >= -1e-5).all()
@@ -781,7 +782,7 @@ def test_on_a_linear_model_no_attack_beats_the_exact_worst_margin(attack, seed, 
     for options in ({}, {"targets": (y + 1) % 4}):
         delta = attack(model, x, y, ball, **options)
         z = model(x + delta)
-        assert (-losses.margin(z, y) >= exact.amin(1) - 1e-9).all()
+        assert (losses.margin(z, y) >= exact.amin(1) - 1e-9).all()
         assert (z.gather(1, y[:, None]) - z >= exact.nan_to_num(posinf=0.0) - 1e-9).all()
 
 
@@ -799,7 +800,7 @@ def checkpoints(steps):
 
 def test_the_checkpoints_lie_within_the_run_and_never_further_apart_than_before():
     for steps in range(1, 300):
-        found = sorted(attacks._checkpoints(steps))
+        found = sorted(auto_pgd._checkpoints(steps))
         assert found[0] > 0
         assert found[-1] <= steps
         if steps >= 25:
@@ -809,7 +810,7 @@ def test_the_checkpoints_lie_within_the_run_and_never_further_apart_than_before(
 
 @pytest.mark.parametrize("steps", [10, 25, 40, 100, 1000])
 def test_the_checkpoints_are_those_of_the_paper(steps):
-    assert sorted(attacks._checkpoints(steps)) == checkpoints(steps)
+    assert sorted(auto_pgd._checkpoints(steps)) == checkpoints(steps)
 
 
 def algorithm_1(f, slope, x, eps, steps, box, marks):
@@ -915,7 +916,7 @@ def asked_by_square(shape, n=4, **options):
     ball = Ball(math.inf, 0.3)
     delta = attacks.square(witness, x, y, ball, **options)
     tried = torch.stack([seen - x for seen, _, _ in witness.asked])
-    leads = torch.stack([losses.margin(z, y) for _, z, _ in witness.asked])
+    leads = torch.stack([losses.margin_loss(z, y) for _, z, _ in witness.asked])
     return tried, leads, delta, witness
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 import adv_lib
 from adv_lib import (
+    _arguments,
     adaptive,
     affine,
     attacks,
@@ -66,7 +67,7 @@ def batches(method):
 
 def inputs_in_the_box(method):
     """The inputs x that every method of Ball with a box refuses."""
-    alone = method in ("sample", "at")
+    alone = method in ("sample", "region")
 
     def call(x_bad):
         getattr(boxed, method)(*((x_bad,) if alone else (torch.ones(4, 2), x_bad)))
@@ -198,7 +199,7 @@ def attacked(name, attack):
     yield name, lambda: call(lambda x: net(x) / 0), "NaN"
     if not climbs:
         return
-    margin, no_slope = losses.margin, "does not depend on x autograd"
+    margin, no_slope = losses.margin_loss, "does not depend on x autograd"
     yield name, lambda: call(loss=lambda z, y: margin(z, y).mean()), "loss (4,) one a sample ()"
     yield name, lambda: call(loss=lambda z, y: margin(z, y)[:, None]), "loss (4,) (4, 1)"
     yield name, lambda: call(loss=lambda z, y: margin(z, y)[:2]), "loss (4,) (2,)"
@@ -386,7 +387,7 @@ def of_the_dual_network():
     yield name, lambda: dual.value(pieces, layers, x + 1, cube, nu), "x must lie in the box"
     crossed = [bounds.Bounds(layers[0].upper + 1, layers[0].lower)]
     yield name, lambda: dual.value(pieces, crossed, x, cube, nu), "lower ≤ upper"
-    climb = partial(dual.ascend, pieces, layers, x, cube.at(x), c)
+    climb = partial(dual.ascend, pieces, layers, x, cube.region(x), c)
     yield "dual.ascend", lambda: climb([half[:, None]], -1), "steps ≥ 0 -1"
     yield "dual.ascend", lambda: climb([2 * half[:, None] + 1], 1), "slopes in [0, 1]"
 
@@ -564,20 +565,20 @@ def of_ddd():
 def of_dent():
     """Logits, widths and choices that no defense at test time takes."""
     z, image, width = torch.rand(4, 3), torch.rand(4, 1, 2, 3), torch.tensor(1.0)
-    for function in (dent.entropy, dent.information):
-        name = f"dent.{function.__name__}"
+    for function in (losses.entropy, losses.information):
+        name = f"losses.{function.__name__}"
         yield name, lambda f=function: f(z[0]), "logits (n, K) (3,)"
         yield name, lambda f=function: f(z[:, :1]), "K ≥ 2 (4, 1)"
         yield name, lambda f=function: f((9 * z).long()), "logits int64"
-    name = "dent.smooth"
-    yield name, lambda: dent.smooth(x, width), "images (n, C, H, W) (4, 2)"
-    yield name, lambda: dent.smooth(image[0], width), "images (n, C, H, W) (1, 2, 3)"
-    yield name, lambda: dent.smooth(image, torch.ones(3)), "variance () or (n,) (4, 1, 2, 3) (3,)"
-    yield name, lambda: dent.smooth(image, torch.ones(4, 1)), "variance () or (n,) (4, 1)"
-    yield name, lambda: dent.smooth(image, -width), "variance ≥ 0 -1.0"
-    yield name, lambda: dent.smooth(image, with_entry(torch.ones(4), -0.5)), "variance ≥ 0 -0.5"
-    yield name, lambda: dent.smooth(image, NAN * width), "variance ≥ 0 nan"
-    yield name, lambda: dent.smooth(image, with_entry(torch.ones(4), NAN)), "variance ≥ 0 nan"
+    name = "dent.blur"
+    yield name, lambda: dent.blur(x, width), "images (n, C, H, W) (4, 2)"
+    yield name, lambda: dent.blur(image[0], width), "images (n, C, H, W) (1, 2, 3)"
+    yield name, lambda: dent.blur(image, torch.ones(3)), "variance () or (n,) (4, 1, 2, 3) (3,)"
+    yield name, lambda: dent.blur(image, torch.ones(4, 1)), "variance () or (n,) (4, 1)"
+    yield name, lambda: dent.blur(image, -width), "variance ≥ 0 -1.0"
+    yield name, lambda: dent.blur(image, with_entry(torch.ones(4), -0.5)), "variance ≥ 0 -0.5"
+    yield name, lambda: dent.blur(image, NAN * width), "variance ≥ 0 nan"
+    yield name, lambda: dent.blur(image, with_entry(torch.ones(4), NAN)), "variance ≥ 0 nan"
 
     name, norms = "dent.Dent", models.mlp([2, 4, 3], norm=True)
     make = partial(dent.Dent, norms)
@@ -758,11 +759,19 @@ def table():
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, 0)), "box lo < hi"
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, NAN)), "box lo < hi nan"
     yield "threat.Ball", lambda: Ball(2, 0.1, (-INF, 1)), "box lo < hi inf"
-    for method in ("support", "argmax", "project", "contains", "sample", "at"):
+    for method in ("support", "argmax", "project", "contains", "sample", "region"):
         yield from batches(method)
         yield from inputs_in_the_box(method)
 
-    plain = (losses.cross_entropy, losses.log_odds, losses.log_odds_slope, losses.margin, losses.dlr)
+    plain = (
+        losses.cross_entropy,
+        losses.log_odds,
+        losses.log_odds_slope,
+        losses.margin,
+        losses.correct,
+        losses.margin_loss,
+        losses.dlr,
+    )
     for function in plain:
         yield from logits_and_labels(function)
     yield from logits_and_labels(losses.targeted)
@@ -812,8 +821,7 @@ def table():
     yield name, lambda: square(ball), "p = inf 2"
     yield name, lambda: square(Ball(1, 0.1)), "p = inf 1"
     yield name, lambda: square(cube, queries=0), "queries ≥ 1 0"
-    for share in (0, -1, 1.1, NAN):
-        yield name, lambda share=share: square(cube, share=share), f"share ≤ 1 {share}"
+    yield "attacks.bim", lambda: attacks.bim(net, x, labels, cube, steps=0), "steps ≥ 1 0"
 
     yield from pieces()
     yield from of_conjugates()
@@ -855,9 +863,13 @@ def table():
         yield "bounds.problems", lambda b=other: bounds.problems(of_pieces, x, b), words
         yield "exact.margins", lambda b=other: exact.margins(net, x, labels, b), words
         yield "exact.certify", lambda b=other: exact.certify(net, x, labels, b), words
-    yield "bounds.check_batch", lambda: bounds.check_batch(x[0]), "(n, *shape) (2,)"
-    yield "bounds.check_batch", lambda: bounds.check_batch(x[:0]), "at least one (0, 2)"
-    yield "bounds.check_labels", lambda: bounds.check_labels(of_pieces, x, labels + 1), "0 2 [1, 2, 3]"
+    yield "_arguments.check_batch", lambda: _arguments.check_batch(x[0]), "(n, *shape) (2,)"
+    yield "_arguments.check_batch", lambda: _arguments.check_batch(x[:0]), "at least one (0, 2)"
+    yield (
+        "_arguments.check_labels",
+        lambda: _arguments.check_labels(of_pieces, x, labels + 1),
+        "0 2 [1, 2, 3]",
+    )
     for name, function in (("exact.margins", exact.margins), ("exact.certify", exact.certify)):
         yield from networks(name, function)
         for limit in (0, -1, 1.5, INF, NAN):
@@ -901,7 +913,7 @@ def table():
     for function in (linear.margin, linear.worst_case, linear.robust_margin, linear.robust_error):
         yield from binary_cases(function)
     three = Ball(INF, torch.full((3,), 0.1))
-    yield "threat.Ball.each", lambda: three.each(x), "eps 3 entries 4 samples"
+    yield "threat.Ball.radii", lambda: three.radii(x), "eps 3 entries 4 samples"
     yield "linear.margins", lambda: linear.margins(W, B, x, labels, three), "eps 3 entries 4 samples"
     far = torch.ones_like(x)
     far[0] = 0
@@ -1027,22 +1039,22 @@ HARMLESS = {
     "adaptive.unrolled",
     "affine.Affine",
     "affine.Bounds",
+    "affine.width",
     "attacks.Iterate",
-    "bounds.each",  # calls a function and lets its errors through
     "bounds.interval",  # what it is given comes from affine_pieces and its like
+    "branching.Case",
+    "branching.Found",
+    "branching.search",  # calls what others made
     "data.Data",
     "data.folder",
     "dual.Lines",
     "dual.bound",  # these get pieces, lines and regions that others checked
     "dual.in_parts",
     "dual.multipliers",
-    "dual.runs",
-    "dual.width",
     "evaluation.Rate",
     "evaluation.Symptom",
     "evaluation.Table",
     "exact.Certificates",
-    "exact.Found",
     "exact.Margins",
     "exact.mip",  # these two get a relaxation that bounds.problems checked
     "exact.search",
@@ -1051,15 +1063,22 @@ HARMLESS = {
     "models.evaluating",
     "models.imagenet",  # takes nothing; offline it raises what tests/test_models.py expects
     "plots.use_style",
+    "projections.fill_largest_first",  # Ball has looked at what they are given
+    "projections.fill_sphere",
+    "projections.furthest",
+    "projections.nearest",
+    "projections.norm",
+    "projections.soft_threshold",
+    "projections.soften",
+    "projections.to_length",
     "relaxation.Relaxation",  # arrays inside; bounds and exact check what comes in
     "relaxation.Solution",
-    "relaxation.interval",
-    "relaxation.intervals",
+    "relaxation.Program",
     "relaxation.relax",
     "stack.BatchNorm",  # these two are made by a Stack, which looks at the layers
     "stack.Linear",
     "stack.members_of",
-    "threat.Ball.of",  # indexes, and lets the errors of indexing through
+    "threat.Ball.subset",  # indexes, and lets the errors of indexing through
     "threat.Region",
     "training.Epoch",
     "training.Schedule",  # only holds a function, and lets its errors through
@@ -1086,11 +1105,12 @@ def test_a_bad_argument_is_named_in_words(name, call, words):
 def public_names():
     """Every public function, class and method of adv_lib, but for the checks, which never raise."""
     for module in pkgutil.iter_modules(adv_lib.__path__):
-        if module.name == "checks":
+        if module.name == "checks" or module.name.startswith("_"):
             continue
-        members = vars(importlib.import_module(f"adv_lib.{module.name}"))
-        for name, member in members.items():
-            if getattr(member, "__module__", "") != f"adv_lib.{module.name}" or name.startswith("_"):
+        home = f"adv_lib.{module.name}"
+        for name, member in vars(importlib.import_module(home)).items():
+            of = f"{getattr(member, '__module__', '')}."
+            if not of.startswith(f"{home}.") or name.startswith("_"):
                 continue
             if inspect.isclass(member) or inspect.isfunction(member):
                 yield f"{module.name}.{name}"

@@ -25,7 +25,8 @@ from strategies import (
 )
 from torch import nn
 
-from adv_lib import bounds, dual, linear, losses, models
+from adv_lib import _work, bounds, dual, linear, losses, models
+from adv_lib.affine import affine_pieces
 from adv_lib.bounds import Bounds
 from adv_lib.threat import Ball
 
@@ -299,7 +300,7 @@ def test_elision_is_never_worse_than_the_intervals_of_the_logits(kind, seed, p, 
     model, x, y, ball = network_case(kind, seed, p, box, eps, n=20)
     last, piece = (
         bounds.pre_activations(model, x, ball)[-1],
-        bounds.affine_pieces(model, x.shape[1:])[-1],
+        affine_pieces(model, x.shape[1:])[-1],
     )
     logits = bounds.interval(piece, Bounds(last.lower.relu(), last.upper.relu()))
     apart = logits.lower.gather(1, y[:, None]) - logits.upper
@@ -323,13 +324,13 @@ def test_every_unit_that_intervals_leave_unstable_has_the_better_of_both_bounds(
     for seed in range(3):
         model, x, _, ball = network_case(kind, seed, eps=0.5)
         model.requires_grad_(False)
-        pieces, relus, h = bounds.affine_pieces(model, x.shape[1:]), [], None
+        pieces, relus, h = affine_pieces(model, x.shape[1:]), [], None
         for depth, layer in enumerate(bounds.pre_activations(model, x, ball, method)):
             if h is not None:
                 wide = bounds.interval(pieces[depth], h)
                 one = torch.eye(wide.lower[0].numel(), dtype=torch.float64).expand(len(x), -1, -1)
                 passes = [
-                    sign * dual.bound(pieces[: depth + 1], relus, x, ball.at(x), sign * one)
+                    sign * dual.bound(pieces[: depth + 1], relus, x, ball.region(x), sign * one)
                     for sign in (1, -1)
                 ]
                 least, most = (found.reshape(wide.lower.shape) for found in passes)
@@ -489,7 +490,7 @@ def test_bounds_have_the_shape_of_their_layer_and_margins_one_row_a_sample(kind,
     model, x = model.to(dtype), x.to(dtype)
     expected = torch.float64 if method == "lp" else dtype
     layers = bounds.pre_activations(model, x, ball, method, jobs=1)
-    shapes = [(3, *piece.shape_out) for piece in bounds.affine_pieces(model, x.shape[1:])[:-1]]
+    shapes = [(3, *piece.shape_out) for piece in affine_pieces(model, x.shape[1:])[:-1]]
     for end in (0, 1):
         assert [tuple(layer[end].shape) for layer in layers] == shapes
         assert all(layer[end].dtype == expected for layer in layers)
@@ -505,7 +506,7 @@ def test_the_best_slopes_have_the_shape_of_their_layer_one_for_each_class(kind, 
     model, x, y, ball = network_case(kind, 0, n=3)
     model, x = model.to(dtype), x.to(dtype)
     found = bounds.best_slopes(model, x, y, ball, method, steps=2)
-    shapes = [piece.shape_out for piece in bounds.affine_pieces(model, x.shape[1:])[:-1]]
+    shapes = [piece.shape_out for piece in affine_pieces(model, x.shape[1:])[:-1]]
     assert [tuple(alpha.shape) for alpha in found] == [
         (3, model(x).shape[1], *shape) for shape in shapes
     ]
@@ -557,7 +558,7 @@ def test_however_little_memory_there_is_the_numbers_are_the_same(kind, budget, p
         yield bounds.margins(model, x, y, ball, "dual", slopes=[inputs(l.lower.shape, 0) for l in plain])
 
     whole = list(everything())
-    monkeypatch.setattr(dual, "BUDGET", budget)
+    monkeypatch.setattr(_work, "BUDGET", budget)
     for found, expected in zip(everything(), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
@@ -565,7 +566,7 @@ def test_however_little_memory_there_is_the_numbers_are_the_same(kind, budget, p
 def test_the_boxes_of_the_programs_reach_as_far_as_eps_says_in_float64():
     """0.7 in float32 is smaller than 0.7."""
     model, x, _, _ = network_case("mlp", 0, box=None)
-    (_, lower, upper), *_ = bounds.problems(bounds.affine_pieces(model, (4,)), x, Ball(math.inf, 0.7))
+    (_, lower, upper), *_ = bounds.problems(affine_pieces(model, (4,)), x, Ball(math.inf, 0.7))
     np.testing.assert_array_equal(lower, (x[0] - 0.7).numpy())
     np.testing.assert_array_equal(upper, (x[0] + 0.7).numpy())
 
@@ -659,7 +660,11 @@ def test_a_network_can_be_trained_to_be_certified_by_them(method):
 # ---- a loss that no perturbation exceeds ----
 
 
-LOSSES = {"cross_entropy": losses.cross_entropy, "margin": losses.margin, "log_odds": losses.log_odds}
+LOSSES = {
+    "cross_entropy": losses.cross_entropy,
+    "margin": losses.margin_loss,
+    "log_odds": losses.log_odds,
+}
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
@@ -722,7 +727,7 @@ def test_it_has_gradients_in_all_weights_and_leaves_none_behind(method, kind, lo
 @given(seeds)
 def test_an_interval_holds_what_its_piece_makes_of_the_box_and_both_ends_are_reached(kind, seed):
     model, x, _, _ = network_case(kind, seed, box=None)
-    for piece in bounds.affine_pieces(model, x.shape[1:]):
+    for piece in affine_pieces(model, x.shape[1:]):
         lower = entries((1, *piece.shape_in), seed, "plain")
         upper = lower + entries(lower.shape, seed + 1, "sparse").abs()
         found = bounds.interval(piece, Bounds(lower, upper))
@@ -740,25 +745,25 @@ def test_an_interval_holds_what_its_piece_makes_of_the_box_and_both_ends_are_rea
 # ---- several at a time ----
 
 
-def test_each_keeps_the_order_whoever_is_first():
+def test_parallel_map_keeps_the_order_whoever_is_first():
     from time import sleep
 
     def slow(i):
         sleep(0.02 * (3 - i % 4))
         return i
 
-    assert bounds.each(slow, [(i,) for i in range(8)], jobs=4) == list(range(8))
-    assert bounds.each(slow, []) == []
+    assert _work.parallel_map(slow, [(i,) for i in range(8)], jobs=4) == list(range(8))
+    assert _work.parallel_map(slow, []) == []
 
 
 def test_a_bar_is_shown_on_stdout_only_and_only_when_asked_for(capfd):
     tasks = [(i,) for i in range(3)]
-    bounds.each(abs, tasks, progress=True)
+    _work.parallel_map(abs, tasks, progress=True)
     shown = capfd.readouterr()
     assert "0/3" in shown.out
     assert shown.err == ""
     for progress in (None, False):  # None: stdout is no terminal here
-        bounds.each(abs, tasks, progress=progress)
+        _work.parallel_map(abs, tasks, progress=progress)
         assert capfd.readouterr() == ("", "")
 
 

@@ -16,8 +16,8 @@ from strategies import DTYPES, entries, generators, seeded, seeds
 from torch import nn
 from torch.func import functional_call
 
-from adv_lib import dent, models
-from adv_lib.dent import WIDTH, Dent, smooth
+from adv_lib import dent, losses, models
+from adv_lib.dent import WIDTH, Dent, blur
 from adv_lib.stack import Stack
 
 few = settings(max_examples=25)
@@ -38,36 +38,36 @@ def logits(seed, n, K, scale=1.0):
 def test_entropy_is_that_of_the_softmax(seed, n, K, scale):
     z = logits(seed, n, K, scale)
     expected = scipy.stats.entropy(scipy.special.softmax(z.numpy(), axis=1), axis=1)
-    torch.testing.assert_close(dent.entropy(z), torch.from_numpy(expected), atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(losses.entropy(z), torch.from_numpy(expected), atol=1e-12, rtol=1e-9)
 
 
 @given(seeds, st.integers(2, 6), scales)
 def test_entropy_lies_between_0_for_one_sure_class_and_log_k_for_equal_logits(seed, K, scale):
     z = logits(seed, 4, K, scale)
-    assert (dent.entropy(z) >= 0).all()
-    assert (dent.entropy(z) <= math.log(K) + 1e-12).all()
-    assert dent.entropy(1e4 * torch.eye(K)).tolist() == [0] * K
-    equal = dent.entropy(z[:, :1].expand(4, K))
+    assert (losses.entropy(z) >= 0).all()
+    assert (losses.entropy(z) <= math.log(K) + 1e-12).all()
+    assert losses.entropy(1e4 * torch.eye(K)).tolist() == [0] * K
+    equal = losses.entropy(z[:, :1].expand(4, K))
     torch.testing.assert_close(equal, torch.full_like(equal, math.log(K)))
 
 
 @given(seeds, st.integers(2, 6), scales, st.sampled_from((-100.0, 3.0)))
 def test_a_shift_of_all_logits_changes_neither_entropy_nor_information(seed, K, scale, shift):
     z = logits(seed, 3, K, scale)
-    for objective in (dent.entropy, dent.information):
+    for objective in (losses.entropy, losses.information):
         torch.testing.assert_close(objective(z + shift), objective(z), atol=1e-10, rtol=0)
 
 
 @given(seeds, st.integers(2, 6), scales)
 def test_the_gradient_of_entropy_is_minus_p_times_log_p_plus_entropy(seed, K, scale):
     z = logits(seed, 3, K, scale).requires_grad_()
-    H = dent.entropy(z)
+    H = losses.entropy(z)
     (slope,) = torch.autograd.grad(H.sum(), z)
     log_p = torch.log_softmax(z, 1)
     torch.testing.assert_close(slope, -log_p.exp() * (log_p + H[:, None]), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("objective", [dent.entropy, dent.information])
+@pytest.mark.parametrize("objective", [losses.entropy, losses.information])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_logits_of_ten_thousand_give_numbers_and_so_do_two_derivatives(objective, dtype):
     rows = [[1e4, -1e4, 0.0], [-1e4, -1e4, 1e4], [1e4, 1e4, -1e4], [0.0, 0.0, 0.0]]
@@ -76,7 +76,7 @@ def test_logits_of_ten_thousand_give_numbers_and_so_do_two_derivatives(objective
     (curvature,) = torch.autograd.grad((slope**2).sum() + slope.sum(), z)
     assert all(v.isfinite().all() for v in (objective(z), slope, curvature))
     torch.testing.assert_close(
-        dent.entropy(z).detach(),
+        losses.entropy(z).detach(),
         torch.tensor([0, 0, math.log(2), math.log(3)], dtype=dtype),
         rtol=0,
         atol=1e-6,
@@ -87,8 +87,8 @@ def test_logits_of_ten_thousand_give_numbers_and_so_do_two_derivatives(objective
 def test_information_is_entropy_less_the_entropy_of_the_mean_prediction(seed, n, K, scale):
     z = logits(seed, n, K, scale)
     mean = scipy.special.softmax(z.numpy(), axis=1).mean(0)
-    expected = dent.entropy(z) - scipy.stats.entropy(mean)
-    torch.testing.assert_close(dent.information(z), expected, atol=1e-10, rtol=0)
+    expected = losses.entropy(z) - scipy.stats.entropy(mean)
+    torch.testing.assert_close(losses.information(z), expected, atol=1e-10, rtol=0)
 
 
 @given(seeds, st.integers(2, 5), st.integers(2, 6), scales)
@@ -98,14 +98,14 @@ def test_the_mean_information_is_at_most_0_and_0_only_where_all_predictions_are_
     p = torch.softmax(z, 1)
     mutual = (p * (p / p.mean(0)).log()).sum(1).mean()
     assert mutual > 1e-9
-    assert -dent.information(z).mean().item() == pytest.approx(mutual.item(), abs=1e-12)
-    same = dent.information(z[:1].expand(n, K))
+    assert -losses.information(z).mean().item() == pytest.approx(mutual.item(), abs=1e-12)
+    same = losses.information(z[:1].expand(n, K))
     torch.testing.assert_close(same, torch.zeros_like(same), atol=1e-12, rtol=0)
 
 
 def test_the_most_information_is_to_be_sure_of_a_different_class_for_every_sample():
     sure = 1e4 * torch.eye(5)
-    torch.testing.assert_close(dent.information(sure), torch.full((5,), -math.log(5)))
+    torch.testing.assert_close(losses.information(sure), torch.full((5,), -math.log(5)))
 
 
 # ---- a blur ----
@@ -141,26 +141,26 @@ def test_the_blur_is_the_exponential_of_the_second_difference_on_both_axes(seed,
         torch.from_numpy(scipy.linalg.expm(variance / 2 * second_difference(size).numpy()))
         for size in shape[1:]
     )
-    near(smooth(x, number(variance)), down @ x @ across.T)
+    near(blur(x, number(variance)), down @ x @ across.T)
 
 
 @given(seeds)
 def test_a_blur_of_width_0_changes_nothing_and_one_without_end_leaves_the_mean(seed):
     x = images(seed)
-    near(smooth(x, number(0.0)), x)
-    near(smooth(x, number(1e9)), x.mean((2, 3), keepdim=True).expand_as(x))
+    near(blur(x, number(0.0)), x)
+    near(blur(x, number(1e9)), x.mean((2, 3), keepdim=True).expand_as(x))
 
 
 @given(seeds, variances, variances)
 def test_the_widths_of_two_blurs_add(seed, s, t):
     x = images(seed)
-    near(smooth(smooth(x, number(s)), number(t)), smooth(x, number(s + t)))
+    near(blur(blur(x, number(s)), number(t)), blur(x, number(s + t)))
 
 
 @given(seeds, variances, st.sampled_from(DTYPES))
 def test_a_blur_keeps_the_mean_of_each_channel_and_the_range_of_the_image(seed, variance, dtype):
     x = (images(seed) > 0.5).to(dtype)  # at both ends of the range
-    blurred, slack = smooth(x, number(variance)), 16 * torch.finfo(dtype).eps
+    blurred, slack = blur(x, number(variance)), 16 * torch.finfo(dtype).eps
     assert blurred.dtype == dtype
     torch.testing.assert_close(blurred.mean((2, 3)), x.mean((2, 3)), atol=slack, rtol=0)
     assert (blurred >= x.amin((2, 3), keepdim=True) - slack).all()
@@ -171,7 +171,7 @@ def test_a_blur_keeps_the_mean_of_each_channel_and_the_range_of_the_image(seed, 
 def test_the_variance_of_a_blurred_point_far_from_the_edges_is_the_variance_asked_for(variance):
     x = torch.zeros(1, 1, 61, 63).double()
     x[0, 0, 30, 31] = 1
-    kernel = smooth(x, number(variance))[0, 0]
+    kernel = blur(x, number(variance))[0, 0]
     for axis, centre in ((1, 30), (0, 31)):
         weights = kernel.sum(axis)
         squares = (torch.arange(len(weights)) - centre).double() ** 2
@@ -182,8 +182,8 @@ def test_the_variance_of_a_blurred_point_far_from_the_edges_is_the_variance_aske
 @given(seeds, st.integers(1, 4))
 def test_with_one_width_a_sample_each_is_blurred_by_its_own(seed, n):
     x, widths = images(seed, n), 3 * torch.rand(n, generator=seeded(seed)).double()
-    each = torch.cat([smooth(x[i : i + 1], widths[i]) for i in range(n)])
-    near(smooth(x, widths), each)
+    each = torch.cat([blur(x[i : i + 1], widths[i]) for i in range(n)])
+    near(blur(x, widths), each)
 
 
 @given(seeds)
@@ -191,17 +191,17 @@ def test_the_slope_of_the_blur_at_width_0_is_half_the_second_difference(seed):
     x, (H, W) = images(seed), SHAPE[1:]
     expected = (second_difference(H) @ x + x @ second_difference(W)) / 2
     at = (number(0.0), number(1.0))
-    _, slope = torch.autograd.functional.jvp(lambda v: smooth(x, v), *at)
+    _, slope = torch.autograd.functional.jvp(lambda v: blur(x, v), *at)
     near(slope, expected)
-    stepped = (smooth(x, number(1e-6)) - x) / 1e-6
+    stepped = (blur(x, number(1e-6)) - x) / 1e-6
     torch.testing.assert_close(stepped, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("widths", [number(0.5), number([0.1, 2.0])])
 def test_the_blur_has_two_derivatives_in_the_image_and_in_its_width(widths):
     inputs = (images(0).requires_grad_(), widths.clone().requires_grad_())
-    assert torch.autograd.gradcheck(smooth, inputs)
-    assert torch.autograd.gradgradcheck(smooth, inputs)
+    assert torch.autograd.gradcheck(blur, inputs)
+    assert torch.autograd.gradgradcheck(blur, inputs)
 
 
 # ---- networks that can adapt ----
@@ -261,7 +261,7 @@ def by_torch(model, x, objective, optimiser, steps, adapt):
     optimiser = optimiser(moving)
 
     def answer():
-        return model(x if adapt == "model" else smooth(x, width))
+        return model(x if adapt == "model" else blur(x, width))
 
     found = [answer().detach()]
     for _ in range(steps):
@@ -275,7 +275,7 @@ def by_torch(model, x, objective, optimiser, steps, adapt):
 
 def hesitant(z):
     """Minus the entropy: a blur serves it, so that widths grow."""
-    return -dent.entropy(z)
+    return -losses.entropy(z)
 
 
 # ---- the steps ----
@@ -305,14 +305,14 @@ def test_the_path_begins_with_the_network_and_holds_the_answer_after_each_step(s
         assert not torch.allclose(one(x), other(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", [dent.entropy, dent.information, hesitant])
+@pytest.mark.parametrize("objective", [losses.entropy, losses.information, hesitant])
 @pytest.mark.parametrize("adapt", ADAPTS)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_small_steps_downhill_lower_the_objective_again_and_again(scope, adapt, objective):
     model, x = network("BatchNorm2d"), images(1, 4)
     options = {"scope": scope, "adapt": adapt, "objective": objective, "optimiser": "sgd"}
     path = Dent(model, steps=5, lr=1e-2, **options).path(x)
-    if scope == "sample" and objective is not dent.information:  # each sample for itself
+    if scope == "sample" and objective is not losses.information:  # each sample for itself
         values = torch.stack([objective(adapted(x)) for adapted in path]).detach()
     else:
         values = torch.stack([objective(adapted(x)).mean() for adapted in path]).detach()[:, None]
@@ -333,7 +333,7 @@ def test_every_step_is_that_of_the_optimiser_of_pytorch(name, kind, adapt):
         "adam": partial(torch.optim.Adam, lr=0.05, eps=1e-14),
     }[name]
     lr, moves = made.keywords["lr"], []
-    for objective in (dent.entropy, hesitant):
+    for objective in (losses.entropy, hesitant):
         options = {"steps": 4, "lr": lr, "adapt": adapt, "optimiser": name, "objective": objective}
         after = partial(by_torch, model, objective=objective, optimiser=made, steps=4, adapt=adapt)
         alone = [after(x[i : i + 1]) for i in range(len(x))]
@@ -386,7 +386,7 @@ def test_what_moves_is_named_and_a_width_never_falls_below_0(scope):
     affine = {"0.weight", "0.bias", "1.2.weight", "1.2.bias"}
     expected = {"model": affine, "input": {WIDTH}, "both": affine | {WIDTH}}
     for adapt in ADAPTS:
-        for objective in (dent.entropy, hesitant):
+        for objective in (losses.entropy, hesitant):
             defense = Dent(model, scope=scope, adapt=adapt, lr=0.5, objective=objective)
             for adapted in defense.path(x):
                 assert adapted.moved.keys() == expected[adapt]
@@ -406,7 +406,7 @@ def test_what_moves_is_named_and_a_width_never_falls_below_0(scope):
 def test_every_kind_of_normalisation_adapts_in_single_and_in_double_precision(kind, scope, adapt, dtype):
     model, x = network(kind, dtype=dtype), images(1, 3).to(dtype)
     moves = []
-    for objective in (dent.entropy, hesitant):
+    for objective in (losses.entropy, hesitant):
         options = {"scope": scope, "adapt": adapt, "objective": objective, "lr": 0.1}
         z = Dent(model, **options)(x)
         assert z.dtype == dtype
@@ -524,12 +524,12 @@ def test_one_change_a_sample_does_not_depend_on_the_company(kind, adapt, optimis
 @pytest.mark.parametrize("adapt", ADAPTS)
 @pytest.mark.parametrize(
     ("scope", "objective"),
-    [("batch", hesitant), ("batch", dent.information), ("sample", dent.information)],
+    [("batch", hesitant), ("batch", losses.information), ("sample", losses.information)],
 )
 def test_one_change_a_batch_depends_on_the_company_and_so_does_information(scope, objective, adapt):
     x = images(1, 4)
-    if objective is dent.information:  # away from 0, where widths may stay
-        objective = lambda z: -dent.information(z)  # noqa: E731
+    if objective is losses.information:  # away from 0, where widths may stay
+        objective = lambda z: -losses.information(z)  # noqa: E731
     defense = Dent(network(), scope=scope, objective=objective, adapt=adapt, lr=0.1)
     z = defense(x)
     assert not torch.allclose(defense(x[:2]), z[:2], atol=1e-4)
@@ -573,7 +573,7 @@ def test_each_member_of_a_stack_adapts_as_it_would_alone_at_a_rate_of_its_own(sc
     alone, x, close = three(), images(1, 4), partial(torch.testing.assert_close, atol=1e-9, rtol=0)
     stack, moves = Stack(alone), []
     for objective, unroll in itertools.product(
-        (dent.entropy, dent.information, hesitant), (False, True)
+        (losses.entropy, losses.information, hesitant), (False, True)
     ):
         made = partial(
             Dent,
@@ -627,11 +627,11 @@ def test_as_published_the_gradient_is_that_of_the_adapted_network_held_fixed(sco
 def test_the_unrolled_gradient_is_that_of_the_whole_answer(scope, adapt, optimiser):
     """By differences of x ↦ D(x), for widths that grow and for those that stay 0."""
     x = images(1)
-    for objective in (hesitant, dent.entropy):
+    for objective in (hesitant, losses.entropy):
         options = {"scope": scope, "adapt": adapt, "optimiser": optimiser, "objective": objective}
         defense = Dent(network(), steps=3, lr=2.0 if optimiser == "sgd" else 0.1, **options)
         grown = adapt == "model" or defense.adapt(x).moved[WIDTH].amax() > 0.01
-        assert grown or objective is dent.entropy
+        assert grown or objective is losses.entropy
         x = x.requires_grad_()
         assert torch.autograd.gradcheck(defense.unrolled(), x, atol=1e-5, fast_mode=True)
 
@@ -698,11 +698,11 @@ def test_a_copy_with_the_adapted_parameters_gives_the_same_answers():
 @pytest.mark.parametrize("variance", [math.inf, -math.inf, math.nan, -1.0])
 def test_a_width_is_finite_and_not_negative(variance):
     with pytest.raises(ValueError, match="finite variances"):
-        dent.smooth(torch.rand(1, 1, 3, 3), torch.tensor(variance))
+        dent.blur(torch.rand(1, 1, 3, 3), torch.tensor(variance))
 
 
 def test_an_objective_has_one_number_a_sample():
-    defense = dent.Dent(models.mlp([4, 3, 2], norm=True), objective=lambda z: dent.entropy(z).mean())
+    defense = dent.Dent(models.mlp([4, 3, 2], norm=True), objective=lambda z: losses.entropy(z).mean())
     with pytest.raises(ValueError, match=r"objective \(5,\), got \(\)"):
         defense(torch.rand(5, 4))
 

@@ -20,7 +20,7 @@ from strategies import (
     towards,
 )
 
-from adv_lib import bounds, conjugates, dual
+from adv_lib import _work, affine, bounds, conjugates, dual
 from adv_lib.affine import Bounds, affine_pieces
 from adv_lib.threat import Ball
 
@@ -55,7 +55,7 @@ class Pass:
         self.pieces = [piece.detach() for piece in affine_pieces(self.model, self.x.shape[1:])]
         with torch.no_grad():
             self.layers = bounds.pre_activations(self.model, self.x, self.ball, method)
-        self.region = self.ball.at(self.x)
+        self.region = self.ball.region(self.x)
         self.c = towards(self.y, math.prod(self.pieces[-1].shape_out))
 
     def lines(self, slopes):
@@ -241,7 +241,7 @@ def test_every_problem_of_every_sample_is_its_own(kind, seed, p):
             relus = [
                 dual.lines(pair, alpha[row, col]) for pair, alpha in zip(layers, alphas, strict=True)
             ]
-            alone = dual.bound(one.pieces, relus, one.x[row], ball.at(one.x[row]), one.c[row, col])
+            alone = dual.bound(one.pieces, relus, one.x[row], ball.region(one.x[row]), one.c[row, col])
             torch.testing.assert_close(alone, bound[row, col])
             alone = dual.value(one.pieces, layers, one.x[row], ball, [t[row, col] for t in nu])
             torch.testing.assert_close(alone, value[row, col])
@@ -357,7 +357,7 @@ def test_in_parts_of_any_size_the_numbers_are_the_same(kind, p, budget, monkeypa
     relus = one.lines(random_slopes(one.layers, 0, K))
     whole = dual.in_parts(one.pieces, relus, one.x, one.region, sample, lambda rows: c[rows], K)
     assert whole.shape == (5, K)
-    monkeypatch.setattr(dual, "BUDGET", budget)
+    monkeypatch.setattr(_work, "BUDGET", budget)
     parts = dual.in_parts(one.pieces, relus, one.x, one.region, sample, lambda rows: c[rows], K)
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
 
@@ -371,8 +371,8 @@ def test_in_parts_of_nothing_there_is_nothing():
 
 @pytest.mark.parametrize(("n", "numbers"), [(0, 5), (1, 5), (7, 30), (12, 100), (10, 1000)])
 def test_runs_are_all_numbers_in_order_as_many_at_a_time_as_fit(n, numbers, monkeypatch):
-    monkeypatch.setattr(dual, "BUDGET", 100)
-    runs = dual.runs(n, numbers)
+    monkeypatch.setattr(_work, "BUDGET", 100)
+    runs = _work.runs(n, numbers)
     assert [i for run in runs for i in run.tolist()] == list(range(n))
     assert all(len(run) == 1 or len(run) * numbers <= 100 for run in runs)
     assert all((len(run) + 1) * numbers > 100 for run in runs[:-1])
@@ -382,7 +382,7 @@ def test_runs_are_all_numbers_in_order_as_many_at_a_time_as_fit(n, numbers, monk
     ("kind", "widest"), [("mlp", 6), ("linear", 6), ("convolution", 16), ("dilated, in groups", 24)]
 )
 def test_the_width_is_that_of_the_widest_layer_the_input_counted(kind, widest):
-    assert dual.width(affine_pieces(network(kind, 0), NETWORKS[kind][0])) == widest
+    assert affine.width(affine_pieces(network(kind, 0), NETWORKS[kind][0])) == widest
 
 
 # ---- slopes, planes and conjugates ----

@@ -327,7 +327,7 @@ def test_the_radius_of_the_ball_itself_is_not_used_and_no_radii_give_no_points()
 # ---- the loss along lines and planes ----
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.log_odds, losses.margin])
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.log_odds, losses.margin_loss])
 @pytest.mark.parametrize("shape", [(8,), (1, 4, 6)])
 def test_the_loss_along_directions_is_the_loss_at_every_point_of_the_grid(shape, loss):
     model, x, y, _ = problem(shape=shape, n=1)
@@ -575,7 +575,11 @@ def test_every_symptom_is_counted_on_the_samples_that_it_names(p):
     left = survivors(model, x, y, ball, [weak])
     whole = {math.inf: 1.0, 2: math.sqrt(8), 1: 8.0}[p]  # from one corner of the box to the other
     expected = [0, survivors(model, x, y, Ball(p, whole, BOX), [weak]).sum()]
-    others = [attacks.fgsm, partial(attacks.pgd, steps=200), partial(attacks.apgd, loss=losses.margin)]
+    others = [
+        attacks.fgsm,
+        partial(attacks.pgd, steps=200),
+        partial(attacks.apgd, loss=losses.margin_loss),
+    ]
     if p == math.inf:
         others.append(partial(attacks.square, queries=50))
     expected += [(left & ~survivors(model, x, y, ball, [other])).sum() for other in others]
@@ -610,7 +614,7 @@ def test_a_symptom_is_suspicious_beyond_one_percent_and_what_the_size_of_the_tes
 # ---- the loss around a sample ----
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin])
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin_loss])
 @pytest.mark.parametrize("p", ORDERS)
 def test_a_landscape_is_the_loss_along_the_steepest_step_and_a_random_one_of_the_same_size(p, loss):
     model, x, y, ball = problem(1, n=1, p=p, K=6)

@@ -25,7 +25,7 @@ from strategies import (
 )
 from torch import nn
 
-from adv_lib import attacks, bounds, exact, linear, losses, models
+from adv_lib import _work, attacks, bounds, exact, linear, losses, models
 from adv_lib.exact import TOLERANCE
 from adv_lib.threat import Ball
 
@@ -311,11 +311,11 @@ def assert_true(answer, model, x, y, ball, count=300, slack=ROUNDING):
     assert set(answer.stage) <= {"interval", "attack", "lp", "search"}
     assert ball.contains(answer.delta, x).all()
     assert (answer.delta[~broken] == 0).all()
-    assert (losses.margin(model(x + answer.delta), y)[broken] >= 0).all()
+    assert (losses.margin_loss(model(x + answer.delta), y)[broken] >= 0).all()
     moved = anywhere(x, ball, count)
-    lead = -losses.margin(model(moved.flatten(0, 1)), y.repeat(count)).reshape(count, -1).amax(0)
+    lead = losses.margin(model(moved.flatten(0, 1)), y.repeat(count)).reshape(count, -1).amax(0)
     delta = attacks.pgd(model, x, y, ball, steps=100)
-    lead = lead.minimum(-losses.margin(model(x + delta), y))
+    lead = lead.minimum(losses.margin(model(x + delta), y))
     assert (lead[robust] > 0).all()
     assert (answer.margins <= lead + slack).all()
     assert (answer.margins[robust] > TOLERANCE).all()
@@ -403,7 +403,7 @@ def test_what_is_misclassified_or_tied_is_broken_without_moving():
 def test_a_ball_of_radius_0_asks_whether_x_is_right(seed, box):
     model, x, y, ball = case("deep mlp", seed, 0.0, box, n=4)
     answer = exact.certify(model, x, y, ball, jobs=1)
-    right = losses.margin(model(x), y) < 0
+    right = losses.margin_loss(model(x), y) < 0
     assert torch.equal(answer.are("robust"), right)
     assert torch.equal(answer.are("broken"), ~right)
     least = differences(model(x), y).amin(1)
@@ -555,7 +555,7 @@ def test_one_line_puts_the_work_on_a_cluster_and_changes_no_answer(cluster):
     with joblib.parallel_config(backend="dask"):
         there = {name: call() for name, call in calls.items()}
         bound_there = bounds.margins(model, x, y, ball, "lp")
-        ran_in = set(bounds.each(os.getpid, [()] * 20))
+        ran_in = set(_work.parallel_map(os.getpid, [()] * 20))
     assert all(equal(here[name], there[name]) for name in calls)
     torch.testing.assert_close(bound_here, bound_there, rtol=0, atol=ROUNDING)
     assert ran_in <= set(cluster.run(os.getpid).values())

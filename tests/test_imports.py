@@ -9,6 +9,7 @@ import adv_lib
 
 PACKAGE = Path(adv_lib.__file__).parent
 ORDER = [
+    "projections",
     "threat",
     "data",
     "models",
@@ -16,11 +17,14 @@ ORDER = [
     "losses",
     "linear",
     "attacks",
+    "_work",
     "affine",
     "conjugates",
     "dual",
+    "_arguments",
     "relaxation",
     "bounds",
+    "branching",
     "exact",
 ]
 ORDER += ["danskin", "training", "dent", "evaluation", "adaptive", "plots", "widgets", "checks"]

@@ -26,14 +26,15 @@ def plain(name, z, y, t):
     return {
         "cross_entropy": lambda: math.log(sum(math.exp(v - z[y]) for v in z)),
         "log_odds": lambda: math.log(sum(math.exp(v - z[y]) for v in rivals)),
-        "margin": lambda: lead,
+        "margin": lambda: -lead,
+        "margin_loss": lambda: lead,
         "dlr": lambda: lead / (ranked[0] - ranked[2]),
         "targeted": lambda: z[t] - z[y],
         "targeted_all": lambda: z[t] - sum(z[k] for k in range(len(z)) if k != t),
     }[name]()
 
 
-UNTARGETED, TARGETED = ("cross_entropy", "log_odds", "margin", "dlr"), ("targeted", "targeted_all")
+UNTARGETED, TARGETED = ("cross_entropy", "log_odds", "margin_loss", "dlr"), ("targeted", "targeted_all")
 
 
 def call(name, z, y, targets):
@@ -47,7 +48,7 @@ def slopes(loss, z):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", UNTARGETED + TARGETED)
+@pytest.mark.parametrize("name", ["margin", *UNTARGETED, *TARGETED])
 @given(seed=seeds, K=st.integers(3, 10))
 def test_every_loss_is_its_definition_sample_by_sample(name, dtype, seed, K):
     z, y, targets = logits(seed, K=K, dtype=dtype)
@@ -65,7 +66,7 @@ def test_every_loss_is_its_definition_sample_by_sample(name, dtype, seed, K):
     assert ((got.double() - expected).abs() <= tolerance(z) * (1 + size)).all()
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "log_odds", "margin", "targeted"])
+@pytest.mark.parametrize("name", ["cross_entropy", "log_odds", "margin_loss", "targeted"])
 @given(seed=seeds, shift=st.sampled_from((-1e4, -3.0, 1e4)))
 def test_adding_a_number_to_all_logits_changes_no_loss_but_targeted_all(name, seed, shift):
     z, y, targets = logits(seed)
@@ -86,16 +87,26 @@ def test_dlr_does_not_change_when_the_logits_are_shifted_or_scaled(seed, shift, 
 # ---- what they agree on ----
 
 
-@pytest.mark.parametrize("name", ["margin", "dlr"])
+@pytest.mark.parametrize("name", ["margin_loss", "dlr"])
 @given(seed=seeds)
-def test_the_margin_is_positive_exactly_where_the_prediction_is_wrong(name, seed):
+def test_these_losses_are_positive_exactly_where_the_prediction_is_wrong(name, seed):
     z, y, _ = logits(seed, n=50)
     assert torch.equal(getattr(losses, name)(z, y) > 0, z.argmax(1) != y)
 
 
-def test_the_margin_is_0_at_a_tie_and_nowhere_else():
-    z = torch.tensor([[2.0, 2.0, 1.0], [2.0, 1.0, 1.0], [1.0, 2.0, 2.0]])
-    assert losses.margin(z, torch.tensor([0, 0, 0])).tolist() == [0.0, -1.0, 1.0]
+def test_the_margin_is_0_at_a_tie_and_a_tie_is_not_correct_nor_is_nan():
+    z, y = torch.tensor([[2.0, 2.0, 1.0], [2.0, 1.0, 1.0], [1.0, 2.0, 2.0]]), torch.tensor([0, 0, 0])
+    assert losses.margin(z, y).tolist() == [0.0, 1.0, -1.0]
+    assert losses.margin_loss(z, y).tolist() == [0.0, -1.0, 1.0]
+    assert losses.correct(z, y).tolist() == [False, True, False]
+    assert losses.correct(math.nan * z, y).tolist() == [False] * 3
+
+
+@given(seed=seeds)
+def test_correct_is_what_the_largest_logit_says(seed):
+    z, y, _ = logits(seed, n=50)
+    assert torch.equal(losses.correct(z, y), z.argmax(1) == y)
+    assert torch.equal(losses.correct(z, y), losses.margin(z, y) > 0)
 
 
 @given(seeds)
@@ -109,11 +120,11 @@ def test_a_sample_that_cross_entropy_puts_above_log_k_is_wrong_and_one_below_log
 @given(seeds)
 def test_negative_log_odds_mean_a_right_prediction(seed):
     z, y, _ = logits(seed, n=50)
-    assert (losses.log_odds(z, y) >= losses.margin(z, y)).all()
+    assert (losses.log_odds(z, y) >= losses.margin_loss(z, y)).all()
     assert (z.argmax(1) == y)[losses.log_odds(z, y) < 0].all()
 
 
-@pytest.mark.parametrize("name", ["margin", "log_odds", "targeted"])
+@pytest.mark.parametrize("name", ["margin_loss", "log_odds", "targeted"])
 @given(seed=seeds)
 def test_with_two_classes_they_are_the_same_difference(name, seed):
     z, y, _ = logits(seed, K=2)
@@ -191,16 +202,16 @@ def test_cross_entropy_in_float32_is_blind_to_margins_above_17_and_has_no_slope_
 
 def test_positive_log_odds_do_not_mean_a_wrong_prediction():
     z, y = torch.tensor([[1.0, 0.9, 0.9, 0.9]]), torch.tensor([0])
-    assert losses.log_odds(z, y) > 0 > losses.margin(z, y)
+    assert losses.log_odds(z, y) > 0 > losses.margin_loss(z, y)
 
 
 def test_the_margin_is_blind_to_every_rival_but_the_strongest():
     y, z = torch.tensor([0]), torch.tensor([[3.0, 2.0, 1.99, -5.0]])
     other = torch.tensor([[3.0, 2.0, -9.0, 1.0]])
-    assert torch.equal(losses.margin(z, y), losses.margin(other, y))
+    assert torch.equal(losses.margin_loss(z, y), losses.margin_loss(other, y))
     assert losses.log_odds(z, y) != losses.log_odds(other, y)
     before, after = (
-        slopes(lambda z: losses.margin(z, y), z + torch.tensor([0, 0, r, 0])) for r in (0, 0.02)
+        slopes(lambda z: losses.margin_loss(z, y), z + torch.tensor([0, 0, r, 0])) for r in (0, 0.02)
     )
     assert before.tolist() == [[-1, 1, 0, 0]]
     assert after.tolist() == [[-1, 0, 1, 0]]  # another took the lead, the gradient jumped
@@ -209,7 +220,7 @@ def test_the_margin_is_blind_to_every_rival_but_the_strongest():
 def test_dlr_is_blind_to_confidence():
     z, y = torch.tensor([[3.0, 2.0, 0.0]]), torch.tensor([0])
     assert losses.dlr(100 * z, y) == losses.dlr(z, y)
-    assert losses.margin(100 * z, y) == 100 * losses.margin(z, y)
+    assert losses.margin_loss(100 * z, y) == 100 * losses.margin_loss(z, y)
 
 
 def test_dlr_is_not_defined_where_the_three_largest_logits_tie():
@@ -240,7 +251,7 @@ def test_targeted_all_is_blind_to_which_class_is_in_the_way_and_does_not_use_the
 # ---- edges ----
 
 
-@pytest.mark.parametrize("name", UNTARGETED + TARGETED)
+@pytest.mark.parametrize("name", ["margin", *UNTARGETED, *TARGETED])
 def test_no_samples_give_no_losses_and_the_arguments_stay_as_they_are(name):
     z, y, targets = logits(0)
     copies = z.clone(), y.clone(), targets.clone()
@@ -253,7 +264,7 @@ def test_no_samples_give_no_losses_and_the_arguments_stay_as_they_are(name):
 def test_in_float32_every_loss_is_the_rounded_float64_one_at_any_size(seed):
     """No sum of exponentials overflows on the way."""
     z, y, targets = logits(seed, dtype=torch.float32, scale=1e4)
-    for name in ("cross_entropy", "log_odds", "margin", "targeted", "targeted_all"):
+    for name in ("cross_entropy", "log_odds", "margin_loss", "targeted", "targeted_all"):
         got, exact = call(name, z, y, targets), call(name, z.double(), y, targets)
         assert got.isfinite().all()
         assert ((got - exact).abs() <= tolerance(z) * z.abs().sum(1)).all()
@@ -262,7 +273,7 @@ def test_in_float32_every_loss_is_the_rounded_float64_one_at_any_size(seed):
 # ---- the worst that margins allow ----
 
 
-MONOTONE = ("cross_entropy", "log_odds", "margin")
+MONOTONE = ("cross_entropy", "log_odds", "margin_loss")
 
 
 def led(z, y):

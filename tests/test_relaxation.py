@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from strategies import layers_of, network, seeds
 
-from adv_lib import relaxation
 from adv_lib.relaxation import Relaxation, relax
 
 NEAR = 1e-7  # what the solver leaves of an optimum of size 1
@@ -295,15 +294,19 @@ def test_every_input_obeys_one_choice_of_phases_and_so_the_choices_cover_the_min
 # ---- bounds on the pre-activations ----
 
 
-@given(seeds)
-def test_the_ends_of_an_interval_are_the_extremes_over_the_corners(seed):
-    draw = np.random.default_rng(seed)
-    W, b, lower = draw.normal(size=(3, 4)), draw.normal(size=3), draw.normal(size=4)
-    upper = lower + draw.random(4) * (draw.random(4) < 0.8)
+def interval(W, b, lower, upper):
+    """The ends of W h + b over a box, by its corners."""
     corners = np.array(list(itertools.product(*zip(lower, upper, strict=True)))) @ W.T + b
-    low, high = relaxation.interval(W, b, lower, upper)
-    np.testing.assert_allclose(low, corners.min(0), atol=1e-12)
-    np.testing.assert_allclose(high, corners.max(0), atol=1e-12)
+    return corners.min(0), corners.max(0)
+
+
+@given(seeds)
+def test_without_tightening_the_bounds_are_the_extremes_over_the_corners_layer_by_layer(seed):
+    layers, lower, upper, _, _ = instance(seed)
+    _, found = relax(layers, lower, upper, tighten=False)
+    for (W, b), ends in zip(layers[:-1], found, strict=True):
+        np.testing.assert_allclose(ends, interval(W, b, lower, upper), atol=1e-12)
+        lower, upper = np.maximum(ends, 0)
 
 
 @few
@@ -313,7 +316,7 @@ def test_tightened_bounds_are_optima_over_the_layers_before_where_intervals_leav
     _, bounds = relax(layers, lower, upper)
     box = lower, upper
     for depth, (W, b) in enumerate(layers[:-1]):
-        low, high = relaxation.interval(W, b, *box)
+        low, high = interval(W, b, *box)
         for j in range(len(b)):
             before = [*layers[:depth], (W[j : j + 1], b[j : j + 1])]
             ends = [program(before, bounds[:depth], lower, upper, np.array([s])) for s in (1.0, -1.0)]
@@ -327,13 +330,12 @@ def test_tightened_bounds_are_optima_over_the_layers_before_where_intervals_leav
 
 def test_intervals_go_from_layer_to_layer_and_programs_tighten_them():
     layers, lower, upper, c, _ = instance(1, "deep mlp", radius=0.5)
-    plain = relaxation.intervals(layers, lower, upper)
-    loose, bounds = relax(layers, lower, upper, plain)
+    loose, bounds = relax(layers, lower, upper, tighten=False)
     full, tighter = relax(layers, lower, upper)
-    for (W, b), ends, kept in zip(layers[:-1], plain, bounds, strict=True):
-        np.testing.assert_array_equal(ends, relaxation.interval(W, b, lower, upper))
-        np.testing.assert_array_equal(ends, kept)
-        lower, upper = np.maximum(ends, 0)
+    again, kept = relax(layers, lower, upper, bounds)
+    assert minimum(again, layers, c).bound == minimum(loose, layers, c).bound
+    for ends, same in zip(kept, bounds, strict=True):
+        np.testing.assert_array_equal(ends, same)
     assert np.diff(tighter[-1], axis=0).sum() < np.diff(bounds[-1], axis=0).sum()
     assert minimum(loose, layers, c).bound <= minimum(full, layers, c).bound + NEAR
 

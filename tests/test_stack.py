@@ -23,7 +23,7 @@ INNERS = {  # every inner maximum of the book, from the generators that it draws
     "PGD": lambda draws: training.adversarial(pgd, CUBE),
     "PGD, best": lambda draws: training.adversarial(partial(attacks.pgd, steps=3), CUBE),
     "PGD on the margin, ℓ2": lambda draws: training.adversarial(
-        partial(pgd, loss=losses.margin), Ball(2, 0.5, (0.0, 1.0))
+        partial(pgd, loss=losses.margin_loss), Ball(2, 0.5, (0.0, 1.0))
     ),
     "APGD": lambda draws: training.adversarial(partial(attacks.apgd, steps=4), CUBE),
     "fast": lambda draws: training.fast(CUBE, draws),

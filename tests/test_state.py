@@ -78,7 +78,7 @@ CALLS = {
     "convnet": lambda: models.convnet((1, 4, 4), 3),
     "cross_entropy": lambda: losses.cross_entropy(x[:, :3], labels),
     "log_odds": lambda: losses.log_odds(x[:, :3], labels),
-    "loss_margin": lambda: losses.margin(x[:, :3], labels),
+    "loss_margin": lambda: losses.margin_loss(x[:, :3], labels),
     "dlr": lambda: losses.dlr(x[:, :3], labels),
     "divergence": lambda: losses.divergence(x[:, :3], x[:, 1:]),
     "targeted": lambda: losses.targeted(x[:, :3], labels, targets),
@@ -106,9 +106,9 @@ CALLS = {
         models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
     ),
     "mlp with norms": lambda: models.mlp([4, 3, 2], norm=True).state_dict(),
-    "entropy": lambda: dent.entropy(x[:, :3]),
-    "information": lambda: dent.information(x[:, :3]),
-    "smooth": lambda: dent.smooth(image, eps),
+    "entropy": lambda: losses.entropy(x[:, :3]),
+    "information": lambda: losses.information(x[:, :3]),
+    "smooth": lambda: dent.blur(image, eps),
     "worst_logits": lambda: losses.worst_logits(bounds.margins(net, x, labels, cube)),
     "pieces": lambda: [piece.matrix() for piece in affine.affine_pieces(net, (4,))],
     "transposed": lambda: [pieces[0].transposed(x[:, [0, 1, 2, 3, 0]]), pieces[0].offset(x[:, [0] * 5])],
@@ -190,7 +190,7 @@ for p in ORDERS:
                 "margins": lambda ball=ball: linear.margins(W, B, x, labels, ball),
                 "certified": lambda ball=ball: linear.certified(W, B, x, labels, ball),
                 "bound": lambda ball=ball: linear.robust_cross_entropy_bound(W, B, x, labels, ball),
-                "at": lambda ball=ball: vars(ball.at(x)),
+                "at": lambda ball=ball: vars(ball.region(x)),
                 "pgd from a start": lambda ball=ball: attacks.pgd(
                     net, x, labels, ball, steps=3, start=ball.project(start, x)
                 ),
@@ -215,8 +215,8 @@ for p in ORDERS:
                 "robust loss": lambda ball=ball: bounds.robust_loss(net, x, labels, ball),
                 "conjugate": lambda ball=ball: conjugates.ball(w - x, x, ball),
                 "conjugate of a norm": lambda ball=ball: conjugates.norm(w - x, ball.p),
-                "of": lambda ball=ball: ball.of(torch.tensor([1, 0])).eps,
-                "region": lambda ball=ball: ball.at(x).support((w - x)[:, None]),
+                "of": lambda ball=ball: ball.subset(torch.tensor([1, 0])).eps,
+                "region": lambda ball=ball: ball.region(x).support((w - x)[:, None]),
                 "value": lambda ball=ball: dual.value(
                     pieces, plain, x, ball, [towards[:, :, [0] * 5], towards]
                 ),
@@ -402,12 +402,10 @@ def state():
             torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(),
             dict(matplotlib.rcParams), list(warnings.filters)]
 before = state()
-import adv_lib.adaptive, adv_lib.affine, adv_lib.attacks, adv_lib.bounds, adv_lib.checks.attacks
-import adv_lib.checks.adversarial_training, adv_lib.checks.duality, adv_lib.checks.exact_and_relaxed
-import adv_lib.checks.linear_models, adv_lib.conjugates, adv_lib.dent, adv_lib.dual
-import adv_lib.data, adv_lib.evaluation, adv_lib.exact, adv_lib.linear, adv_lib.losses, adv_lib.models
-import adv_lib.plots, adv_lib.relaxation
-import adv_lib.threat, adv_lib.training, adv_lib.widgets
+import importlib, pkgutil
+import adv_lib
+for module in pkgutil.walk_packages(adv_lib.__path__, "adv_lib."):
+    importlib.import_module(module.name)
 assert state() == before
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -387,7 +387,7 @@ def climbs(draw, sizes=(0.01, 0.5, 1.0, 2.5, 30.0), **options):
 
 
 def stepped(case, x, delta, alpha):
-    return case.ball.at(x).step(delta.flatten(1), case.v.flatten(1), alpha)
+    return case.ball.region(x).step(delta.flatten(1), case.v.flatten(1), alpha)
 
 
 def rounding(case, x, delta, alpha):
@@ -409,7 +409,7 @@ def test_a_step_stays_in_the_set_and_in_the_box_without_any_tolerance(climb):
 @pytest.mark.parametrize("p", ORDERS)
 def test_no_rounding_of_many_steps_along_the_edge_leaves_the_box(p, dtype):
     x = inputs((1000, 6), 0).to(dtype)
-    region, delta = Ball(p, 0.5, BOX).at(x), torch.zeros_like(x)
+    region, delta = Ball(p, 0.5, BOX).region(x), torch.zeros_like(x)
     for seed in range(50):
         delta = region.step(
             delta, entries((1000, 6), seed, "plain").to(dtype), torch.full_like(x[:, :1], 0.3)
@@ -421,7 +421,7 @@ def test_no_rounding_of_many_steps_along_the_edge_leaves_the_box(p, dtype):
 def test_an_x_that_is_beyond_the_edge_by_rounding_can_only_move_inwards(p):
     ulp = torch.finfo(torch.float32).eps
     x = torch.tensor([[1 + 4 * ulp, -4 * ulp, 0.5]])
-    region = Ball(p, 0.1, BOX).at(x)
+    region = Ball(p, 0.1, BOX).region(x)
     assert (region.low <= 0).all()
     assert (region.high >= 0).all()
     moved = region.step(torch.zeros_like(x), torch.tensor([[1.0, -1.0, 0.0]]), torch.full((1, 1), 0.1))
@@ -483,7 +483,7 @@ def test_what_is_added_in_a_step_of_p_2_never_points_against_the_gradient(climb)
 def test_the_unit_of_the_inputs_does_not_matter_to_a_step(climb, power):
     case, x, delta, alpha = climb
     s, ball = 2.0**power, case.ball
-    scaled = Ball(ball.p, s * ball.eps, (0, s) if ball.box else None).at(s * x)
+    scaled = Ball(ball.p, s * ball.eps, (0, s) if ball.box else None).region(s * x)
     got = scaled.step(s * delta.flatten(1), case.v.flatten(1), s * alpha)
     loss = s * rounding(case, x, delta, alpha)
     assert ((got - s * stepped(case, x, delta, alpha)).abs() <= loss).all()
@@ -520,7 +520,7 @@ def test_a_gradient_of_0_is_no_step(climb):
 @given(cases())
 def test_the_region_projects_as_the_ball_does(case):
     x = case.v if case.x is None else case.x
-    got = case.ball.at(x).project(case.v.flatten(1))
+    got = case.ball.region(x).project(case.v.flatten(1))
     assert_same(got, case.ball.project(case.v, case.x).flatten(1))
 
 
@@ -528,7 +528,7 @@ def test_the_region_projects_as_the_ball_does(case):
 @given(climbs())
 def test_the_region_of_some_samples_steps_and_projects_as_the_whole_does(climb):
     case, x, delta, alpha = climb
-    region, g, d = case.ball.at(x), case.v.flatten(1), delta.flatten(1)
+    region, g, d = case.ball.region(x), case.v.flatten(1), delta.flatten(1)
     mask = torch.arange(len(x)) % 2 == 0
     for part in (mask, mask.nonzero().squeeze(1), torch.tensor([0])):
         assert isinstance(region[part], Region)
@@ -542,7 +542,7 @@ def test_the_region_of_some_samples_steps_and_projects_as_the_whole_does(climb):
 @given(climbs())
 def test_a_step_changes_none_of_its_arguments(climb):
     case, x, delta, alpha = climb
-    region = case.ball.at(x)
+    region = case.ball.region(x)
     given_ = [x, delta, case.v, alpha, region.low, region.high, region.eps]
     copies = [t.clone() for t in given_]
     region.step(delta.flatten(1), case.v.flatten(1), alpha)
@@ -562,7 +562,7 @@ def test_steps_of_any_length_on_a_black_and_white_image_end_in_the_set_and_but_f
     gradient[10:] = gradient[10:].sign()
     for eps in (1e-3, 0.1, 1.0, 5.0):
         ball = Ball(p, eps if p < math.inf else eps / 10, BOX)
-        region, delta = ball.at(x), torch.zeros_like(x)
+        region, delta = ball.region(x), torch.zeros_like(x)
         for factor in (1, 10, 100, 1e4, 1):
             alpha = torch.full((20, 1), factor * eps, dtype=dtype)
             delta = region.step(delta, gradient, alpha)
@@ -605,7 +605,7 @@ def test_among_thirty_equal_entries_the_whole_budget_is_spent_within_the_box():
 def test_the_region_has_the_support_function_of_the_ball_for_several_vectors_at_once(climb, r):
     case, x, *_ = climb
     w = entries((len(x), r, x[0].numel()), 3, "plain").to(x.dtype) * case.v.flatten(1)[:, None]
-    found = case.ball.at(x).support(w)
+    found = case.ball.region(x).support(w)
     assert found.shape == (len(x), r)
     assert found.dtype == x.dtype
     for k in range(r):
@@ -620,7 +620,7 @@ def test_the_gradient_of_the_regions_support_function_is_a_maximiser(climb):
     """Also where w is 0, or several of its entries are equally large."""
     case, x, *_ = climb
     w = case.v.flatten(1)[:, None].clone().requires_grad_()
-    found = case.ball.at(x).support(w)
+    found = case.ball.region(x).support(w)
     (delta,) = torch.autograd.grad(found.sum(), w)
     assert case.ball.contains(delta.reshape(x.shape), case.x).all()
     slack = tolerance(x) * (1 + case.eps() * w.detach().abs().sum((1, 2)))
@@ -635,15 +635,15 @@ def test_the_gradient_of_the_regions_support_function_is_a_maximiser(climb):
 def test_the_ball_of_some_samples_does_with_them_what_the_whole_does(case):
     mask = torch.arange(len(case.v)) % 2 == 0
     for part in (mask, mask.nonzero().squeeze(1), torch.tensor([0]), torch.tensor([0, 0, 0])):
-        some = case.ball.of(part)
+        some = case.ball.subset(part)
         x = None if case.x is None else case.x[part]
         assert (some.p, some.box) == (case.ball.p, case.ball.box)
         for name in ("support", "argmax", "project"):
             whole = getattr(case.ball, name)(case.v, case.x)
             assert_same(getattr(some, name)(case.v[part], x), whole[part])
         assert torch.equal(
-            some.at(case.v[part] if x is None else x).eps,
-            case.ball.at(case.v if x is None else case.x).eps[part],
+            some.region(case.v[part] if x is None else x).eps,
+            case.ball.region(case.v if x is None else case.x).eps[part],
         )
 
 
@@ -651,18 +651,18 @@ def test_the_ball_of_some_samples_does_with_them_what_the_whole_does(case):
 def test_a_radius_for_all_samples_is_the_radius_of_any_of_them(eps):
     ball = Ball(2, eps, BOX)
     for part in (torch.tensor([5]), torch.tensor([7, 7]), torch.zeros(9, dtype=torch.bool)):
-        assert ball.of(part).eps is ball.eps
+        assert ball.subset(part).eps is ball.eps
 
 
 def test_a_radius_for_each_sample_goes_with_its_sample():
     ball = Ball(1, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), BOX)
-    assert ball.of(torch.tensor([2, 0, 2])).eps.tolist() == [0.3, 0.1, 0.3]
-    assert ball.of(torch.tensor([False, True, True])).eps.tolist() == [0.2, 0.3]
-    assert ball.of(torch.zeros(3, dtype=torch.bool)).eps.shape == (0,)
-    assert ball.of(torch.tensor([1])).eps.dtype == torch.float64
+    assert ball.subset(torch.tensor([2, 0, 2])).eps.tolist() == [0.3, 0.1, 0.3]
+    assert ball.subset(torch.tensor([False, True, True])).eps.tolist() == [0.2, 0.3]
+    assert ball.subset(torch.zeros(3, dtype=torch.bool)).eps.shape == (0,)
+    assert ball.subset(torch.tensor([1])).eps.dtype == torch.float64
     assert ball.eps.tolist() == [0.1, 0.2, 0.3]
     with pytest.raises(IndexError):
-        ball.of(torch.tensor([3]))
+        ball.subset(torch.tensor([3]))
 
 
 def test_a_ball_is_not_a_list_of_its_samples():

@@ -344,7 +344,7 @@ _LOSSES: Mapping[str, tuple[Callable, bool, str]] = {
         "It has both. Compare up to rounding, and change logits only so that the model suffers: others "
         "up, z_y down.",
     ),
-    "the margin loss": (losses.margin, True, "It has both; raising a logit may leave it as it is."),
+    "the margin loss": (losses.margin_loss, True, "It has both; raising a logit may leave it as it is."),
     "the log-odds": (losses.log_odds, True, "It has both properties."),
     "−z_y": (
         lambda z, y: -_own(z, y),

@@ -221,8 +221,8 @@ def test_on_a_linear_model_the_robust_error_is_the_clean_error_and_the_boundary_
     model, x, y, _, least, delta = linear_case(seed, p, box, eps=eps)
     if least.abs().amin() < EXACT:
         return
-    wrong = losses.margin(model(x), y) >= 0
-    reached = losses.margin(model(x + delta), y) >= 0  # a worst δ: wrong somewhere is wrong here
+    wrong = losses.margin_loss(model(x), y) >= 0
+    reached = losses.margin_loss(model(x + delta), y) >= 0  # a worst δ: wrong somewhere is wrong here
     robustly_wrong = least <= 0
     boundary = ~wrong & reached
     assert torch.equal(wrong | reached, robustly_wrong)
@@ -244,7 +244,7 @@ def test_on_a_network_too_with_the_exact_worst_case_and_a_delta_to_show_for_each
     boundary = ~wrong & found.are("broken")
     assert (wrong <= found.are("broken")).all()  # δ = 0 is allowed
     assert ball.contains(found.delta, x).all()
-    assert (losses.margin(model(x + found.delta), y)[boundary] >= 0).all()
+    assert (losses.margin_loss(model(x + found.delta), y)[boundary] >= 0).all()
     assert found.are("broken").sum() == wrong.sum() + boundary.sum()
 
     def worst(model, x_now, y, ball):
@@ -321,7 +321,7 @@ def test_no_factor_smaller_than_1_over_log_2_will_do():
     assert losses.cross_entropy(tie, torch.tensor([0])).item() == pytest.approx(math.log(2))
     z = entries((1000, 4), 0, "ties")
     y = torch.randint(0, 4, (1000,), generator=seeded(0))
-    wrong = losses.margin(z, y) >= 0
+    wrong = losses.margin_loss(z, y) >= 0
     assert (losses.cross_entropy(z, y)[wrong] >= math.log(2) - EXACT).all()
     far = torch.tensor([[0.0, 0.0, -50.0, -50.0]]).double()
     assert losses.cross_entropy(far, torch.tensor([0])).item() == pytest.approx(math.log(2))
@@ -397,8 +397,8 @@ def test_who_is_proved_robust_in_the_cube_withstands_every_attack_in_the_balls_i
             continue
         for attack in (attacks.pgd, attacks.apgd):
             assert (proved <= survivors(model, x, y, small, [attack])).all()
-            delta = attack(model, x, y, small, loss=losses.margin)
-            assert (-losses.margin(model(x + delta), y) >= worst_in_cube - 1e-6).all()
+            delta = attack(model, x, y, small, loss=losses.margin_loss)
+            assert (losses.margin(model(x + delta), y) >= worst_in_cube - 1e-6).all()
     inside = Ball(math.inf, 0.1 / math.sqrt(d), BOX)  # and the cube that is inside the ball
     delta = attacks.pgd(model, x, y, inside)
     assert Ball(2, 0.1, BOX).contains(delta, x).all()

@@ -68,7 +68,7 @@ def test_no_attack_finds_a_loss_above_the_maximum_nor_a_robust_accuracy_below_th
     margins, most = linear.margins(W, b, x, y, ball), linear.robust_cross_entropy_bound(W, b, x, y, ball)
     for attack in usable(p):
         z = model(x + attack(model, x, y, ball))
-        assert (losses.margin(z, y) <= -margins.amin(1) + EXACT).all()
+        assert (losses.margin_loss(z, y) <= -margins.amin(1) + EXACT).all()
         assert (cross_entropy(z, y, reduction="none") <= most + EXACT).all()
     truth = linear.certified(W, b, x, y, ball)
     clear = margins.abs().amin(1) > 1e-9  # rounding decides the rest
@@ -85,7 +85,7 @@ def test_the_same_holds_for_any_set_of_allowed_perturbations_tried_one_by_one(se
     W, b, model, x, y = linear_model(seed, 3)
     ball = Ball(p, 0.2, box)
     tries = [ball.sample(x, seeded(seed + i)) for i in range(10)]
-    found = torch.stack([losses.margin(model(x + delta), y) for delta in tries]).amax(0)
+    found = torch.stack([losses.margin_loss(model(x + delta), y) for delta in tries]).amax(0)
     assert (found <= -linear.margins(W, b, x, y, ball).amin(1) + EXACT).all()
     assert ((found < 0) >= linear.certified(W, b, x, y, ball)).all()
 
@@ -110,11 +110,11 @@ def test_in_the_plane_no_attack_beats_a_dense_grid_by_more_than_the_grid_can_mis
     slope = math.sqrt(2) * math.prod(
         torch.linalg.matrix_norm(layer.weight, 2).item() for layer in model[1::2]
     )  # the margin is z_j − z_y, and ReLU stretches nothing
-    found = [losses.margin(model(x + a(model, x, y, ball)), y) for a in usable(p)]
+    found = [losses.margin_loss(model(x + a(model, x, y, ball)), y) for a in usable(p)]
     left = survivors(model, x, y, ball, usable(p))
     for i in range(len(x)):
         points, gap = grid(ball, x[i : i + 1])
-        best = losses.margin(model(x[i] + points), y[i : i + 1].expand(len(points))).max()
+        best = losses.margin_loss(model(x[i] + points), y[i : i + 1].expand(len(points))).max()
         assert max(value[i] for value in found) <= best + slope * gap + EXACT
         if best + slope * gap < 0:  # so no δ at all breaks it
             assert left[i]
@@ -168,7 +168,7 @@ def test_on_a_linear_model_of_two_classes_fgsm_attains_the_worst_margin(p, eps, 
     y = torch.arange(len(x)) % 2
     ball = Ball(p, eps, box)
     exact = linear.margins(W, b, x, y, ball).amin(1)
-    reached = -losses.margin(model(x + attacks.fgsm(model, x, y, ball)), y)
+    reached = losses.margin(model(x + attacks.fgsm(model, x, y, ball)), y)
     torch.testing.assert_close(reached, exact, rtol=1e-10, atol=1e-10)
     w, c, sign = W[1] - W[0], b[1] - b[0], 2 * y - 1  # the same as one output with labels ±1
     torch.testing.assert_close(

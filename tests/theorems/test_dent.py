@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import entries, inputs, seeded, seeds, theorem
 
-from adv_lib import adaptive, attacks, dent, models
-from adv_lib.dent import smooth
+from adv_lib import adaptive, attacks, dent, losses, models
+from adv_lib.dent import blur
 from adv_lib.threat import Ball
 
 EXACT = 1e-11  # float64, and sums of a few terms of size about 1
@@ -22,7 +22,7 @@ scales = st.sampled_from([0.01, 1.0, 20.0, 500.0])
 def slope(z):
     """∇H by autograd."""
     z = z.detach().requires_grad_()
-    return torch.autograd.grad(dent.entropy(z).sum(), z)[0]
+    return torch.autograd.grad(losses.entropy(z).sum(), z)[0]
 
 
 # ---- entropy ----
@@ -40,7 +40,7 @@ def test_entropy_rises_with_a_logit_at_the_rate_minus_p_times_log_p_plus_entropy
     h = 1e-5
     for k in range(K):
         step = h * torch.eye(K).double()[k]
-        stepped = (dent.entropy(z + step) - dent.entropy(z - step)) / (2 * h)
+        stepped = (losses.entropy(z + step) - losses.entropy(z - step)) / (2 * h)
         torch.testing.assert_close(stepped, rate[:, k], atol=1e-8, rtol=0)
 
 
@@ -100,7 +100,7 @@ def number(value):
 @given(seeds, shapes, variances, variances, kinds)
 def test_widths_add_the_mean_stays_and_no_pixel_leaves_the_range(seed, shape, s, t, kind):
     x = entries((2, *shape), seed, kind)
-    once, twice = smooth(x, number(s + t)), smooth(smooth(x, number(s)), number(t))
+    once, twice = blur(x, number(s + t)), blur(blur(x, number(s)), number(t))
     close(twice, once)
     for blurred in (once, twice):
         close(blurred.mean((2, 3)), x.mean((2, 3)))
@@ -115,7 +115,7 @@ def test_a_point_far_from_the_edges_spreads_with_the_variance_asked_for(variance
     """On both axes, around itself, and not askew."""
     x = torch.zeros(1, 1, 65, 69).double()
     x[0, 0, 30 + i, 32 + j] = 1
-    kernel = smooth(x, number(variance))[0, 0]
+    kernel = blur(x, number(variance))[0, 0]
     down, across = torch.arange(65).double() - 30 - i, torch.arange(69).double() - 32 - j
     moments = {"down": down**2 @ kernel.sum(1), "across": across**2 @ kernel.sum(0)}
     assert moments["down"].item() == pytest.approx(variance, abs=1e-9)

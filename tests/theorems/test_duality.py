@@ -254,7 +254,7 @@ def with_exact_bounds(seed, hidden, box=BOX, eps=0.3):
     """A network, one input, and the smallest and largest pre-activations that the cube really allows."""
     model, x, _, ball = problem(seed, (3,), 1, eps=eps, box=box, hidden=hidden, scale=3)
     model.requires_grad_(False)
-    layers, region = layers_of(model), ball.at(x)
+    layers, region = layers_of(model), ball.region(x)
     low, high = ((x + end)[0].numpy() for end in (region.low, region.high))
     found = []
     for depth in range(1, len(layers)):
@@ -284,7 +284,7 @@ def test_for_all_slopes_the_backward_pass_has_the_value_of_the_closed_form_and_b
     c = towards(y, K)
     relus = [dual.lines(*pair) for pair in zip(layers, any_slopes(layers, seed, K), strict=True)]
     nu = dual.multipliers(pieces, relus, c)
-    J = dual.bound(pieces, relus, x, ball.at(x), c)
+    J = dual.bound(pieces, relus, x, ball.region(x), c)
     matrices = [piece.matrix() for piece in pieces]
     terms = [-(each.flatten(2) @ b) for each, (_, b) in zip(nu, matrices, strict=True)]
     for each, (l, u) in zip(nu, layers, strict=False):
@@ -351,7 +351,7 @@ def test_with_bounds_that_the_earlier_layers_imply_some_slopes_reach_the_minimum
         alpha = (each / hat).nan_to_num(0, 0, 0).clamp(0, 1)
         slopes.append(alpha.reshape(1, 1, *pair.lower.shape[1:]))
     relus = [dual.lines(*pair) for pair in zip(layers, slopes, strict=True)]
-    J = dual.bound(pieces, relus, x, ball.at(x), c).item()
+    J = dual.bound(pieces, relus, x, ball.region(x), c).item()
     assert pytest.approx(least, abs=SOLVED, rel=SOLVED) == J
     if p == math.inf:
         program = bounds.margins(model, x, y, ball, "lp", layer_bounds=layers, jobs=1)
@@ -380,7 +380,7 @@ def test_with_tighter_bounds_no_slopes_at_all_may_reach_the_minimum_that_free_mu
         free = dual.value(pieces, layers, x, ball, [*nu[:-1], -c]).item()
         assert free == pytest.approx(least, abs=SOLVED)
         assert program[k].item() == pytest.approx(least, abs=SOLVED)
-        J = dual.bound(pieces, relus, x, ball.at(x), c.expand(-1, len(side) ** 2, -1))
+        J = dual.bound(pieces, relus, x, ball.region(x), c.expand(-1, len(side) ** 2, -1))
         assert max(J.amax().item(), ascended[k].item()) < least - 0.1
 
 
@@ -458,7 +458,7 @@ def test_where_no_unit_is_unstable_j_is_the_minimum_over_the_ball(kind, seed, p,
 
 MONOTONE = {
     "cross_entropy": losses.cross_entropy,
-    "margin": losses.margin,
+    "margin": losses.margin_loss,
     "log_odds": losses.log_odds,
 }
 
@@ -511,7 +511,7 @@ def test_a_sample_is_certified_where_its_margin_loss_is_negative_and_only_then(s
     model, x, y, ball = network_case("deep mlp", seed, box=box, eps=0.05, n=6)
     y = torch.where(torch.arange(6) < 4, model(x).argmax(1), y)
     certified = (bounds.margins(model, x, y, ball, method) > 0).all(1)
-    assert torch.equal(certified, bounds.robust_loss(model, x, y, ball, method, losses.margin) < 0)
+    assert torch.equal(certified, bounds.robust_loss(model, x, y, ball, method, losses.margin_loss) < 0)
     z = torch.cat([reached(model, x, ball), attacked(model, x, y, ball)])
     assert (z.argmax(2) == y)[:, certified].all()
 

@@ -1,0 +1,205 @@
+"""What all attacks share: what is climbed, which samples are asked about, which iterate is kept."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import losses
+from ..models import evaluating
+from ..stack import Stack
+from ..threat import Ball, Region
+
+Model = Callable[[Tensor], Tensor]
+Loss = Callable[..., Tensor]
+
+
+class Iterate(NamedTuple):
+    """One step of an attack as a callback sees it: where it stands and how well it does.
+
+    delta (n, *shape); loss (n,), what the attack climbs; margin (n,), what it must bring to 0 or below:
+    `losses.margin`, or with targets by how much another class leads the target.
+    """
+
+    restart: int
+    step: int
+    delta: Tensor
+    loss: Tensor
+    margin: Tensor
+
+
+class Search:
+    """One run of an attack on the samples x; every δ is a row of (n, d) here.
+
+    labels: y, or y and the targets: what the loss takes besides the logits.  region: Δ(x).
+    best (n, d) and lowest (n,): of the iterates recorded, the one with the smallest margin, and that.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Loss,
+        x: Tensor,
+        labels: tuple[Tensor, ...],
+        region: Region,
+        keep: str = "best",
+        callback: Callable[[Iterate], None] | None = None,
+    ):
+        self.loss, self.x, self.labels, self.region = loss, x, labels, region
+        self.keep, self.callback = keep, callback
+        self.best = self.nothing()
+        self.lowest = x.new_full((len(x),), math.inf)
+        asks = self._of_the_unbroken(model) if keep == "first" else model
+        self.model = _looked_at(asks)
+
+    def nothing(self) -> Tensor:
+        """δ = 0."""
+        return torch.zeros_like(self.x).flatten(1)
+
+    def start(
+        self, ball: Ball, restart: int, generator: torch.Generator, given: Tensor | None = None
+    ) -> Tensor:
+        """Where a run begins: the first where it is told to, or at 0, the others anywhere in Δ(x)."""
+        if restart:
+            return ball.sample(self.x, generator).flatten(1)
+        return self.nothing() if given is None else given.detach().flatten(1).clone()
+
+    def shaped(self, delta: Tensor) -> Tensor:
+        """Rows as perturbations of x."""
+        return delta.view_as(self.x)
+
+    def logits(self, delta: Tensor) -> Tensor:
+        """The logits (n, K) at x + δ, without a gradient."""
+        with torch.no_grad():
+            return self.model(self.x + self.shaped(delta))
+
+    def climb(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits (n, K) and the gradient of the loss (n, d) at x + δ."""
+        with torch.enable_grad():
+            moved = (self.x + self.shaped(delta)).requires_grad_()
+            z = self.model(moved)
+            if self.loss is losses.log_odds:  # its part of the chain rule is known
+                top = (z * losses.log_odds_slope(z.detach(), *self.labels)).sum()
+            else:
+                top = self.value(z).sum()
+            if not top.requires_grad:
+                raise ValueError("the loss does not depend on x in a way that autograd can follow")
+            (gradient,) = torch.autograd.grad(top, moved, allow_unused=True)
+        if gradient is None:
+            raise ValueError("the loss does not depend on x in a way that autograd can follow")
+        if not math.isfinite(gradient.sum()) and not gradient.isfinite().all():  # a sum can overflow
+            raise ValueError("the gradient of the loss became NaN or infinite")
+        return z.detach(), gradient.flatten(1)
+
+    def value(self, z: Tensor) -> Tensor:
+        """The loss (n,)."""
+        value = self.loss(z, *self.labels)
+        if value.shape != self.lowest.shape:
+            raise ValueError(f"expected a loss ({len(z)},), one a sample, got {tuple(value.shape)}")
+        return value
+
+    def margin(self, z: Tensor) -> Tensor:
+        """What the attack must bring to 0 or below, (n,)."""
+        y, *targets = self.labels
+        return losses.margin_loss(z, *targets) if targets else losses.margin(z, y)
+
+    def record(self, restart: int, step: int, delta: Tensor, z: Tensor) -> None:
+        """Show an iterate to the callback, and keep the rows that are better than the ones kept."""
+        if self.callback:
+            rows = self.lowest > 0 if self.keep == "first" else slice(None)
+            seen = (self.shaped(delta), self.value(z), self.margin(z))
+            self.callback(Iterate(restart, step, *(part[rows] for part in seen)))
+        if self.keep == "last":
+            return
+        margin = self.margin(z).to(self.lowest)
+        if margin.isnan().any():
+            raise ValueError("the logits became NaN")
+        better = margin < self.lowest
+        self.lowest = torch.where(better, margin, self.lowest)
+        self.best.lerp_(delta, better[:, None].to(delta))  # a weight of 0 or 1 takes one as it is
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do: all are broken, and the first iterate that does it is kept."""
+        return self.keep == "first" and bool((self.lowest <= 0).all())
+
+    def _of_the_unbroken(self, model: Model) -> Model:
+        """The model, asked only about samples that are not broken; the others keep their last logits.
+
+        These do not depend on x: their gradient is 0, and they stay where they are.
+        """
+        last: Tensor | None = None
+
+        def logits(moved: Tensor) -> Tensor:
+            nonlocal last
+            left = self.lowest > 0
+            if last is None or bool(left.all()):
+                z = model(moved)
+            else:
+                z = last.index_copy(0, left.nonzero().squeeze(1), model(moved[left]))
+            last = z.detach()
+            return z
+
+        return logits
+
+
+@contextmanager
+def search(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    loss: Loss | None,
+    targets: Tensor | None,
+    keep: str = "best",
+    callback: Callable[[Iterate], None] | None = None,
+) -> Iterator[Search]:
+    """Check the arguments, and keep the model in eval mode while the attack runs."""
+    labels = (y,) if targets is None else (y, targets)
+    if any(label.shape != x.shape[:1] for label in labels):
+        got = " and ".join(str(tuple(label.shape)) for label in labels)
+        raise ValueError(f"expected {len(x)} labels, and as many targets, got {got}")
+    if targets is not None and bool((targets == y).any()):
+        raise ValueError("expected targets that differ from the labels, got a sample with both the same")
+    if keep == "first":
+        _refuse_a_stack(model)
+    loss = loss or (losses.log_odds if targets is None else losses.targeted)
+    with evaluating(model), torch.inference_mode(False), torch.no_grad():
+        x, *labels = (v.detach().clone() for v in (x, *labels))
+        yield Search(model, loss, x, tuple(labels), ball.region(x), keep, callback)
+
+
+def fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:
+    """The caller's generator, or a new one seeded 0."""
+    return torch.Generator(x.device).manual_seed(0) if generator is None else generator
+
+
+def _refuse_a_stack(model: Model) -> None:
+    """An attack that drops samples would hand a stack's rows to other members, also behind a defense."""
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    if any(isinstance(module, Stack) for module in modules):
+        raise ValueError("expected one network: this attack drops samples, which a stack tells by place")
+
+
+def _looked_at(model: Model) -> Model:
+    """The model, which says so if what it returns first cannot be the logits of x."""
+    unseen = True
+
+    def logits(x: Tensor) -> Tensor:
+        nonlocal unseen
+        z = model(x)
+        if unseen:
+            unseen = False
+            if z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2:
+                raise ValueError(f"expected logits ({len(x)}, K) with K ≥ 2, got {tuple(z.shape)}")
+            if len(z) and bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
+                warnings.warn("the model seems to return probabilities, not logits", stacklevel=4)
+        return z
+
+    return logits

@@ -1,0 +1,120 @@
+"""FGSM, BIM and PGD: follow the gradient by steepest steps in the ball's own norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..threat import Ball
+from ._search import Iterate, Loss, Model, fresh, search
+
+
+def fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    loss: Loss | None = None,
+    targets: Tensor | None = None,
+) -> Tensor:
+    """The fast gradient method: the exact maximiser of the linearised loss.
+
+    δ = argmax ⟨∇_x ℓ(x, y), δ⟩ over δ ∈ Δ(x); for p = ∞ without a box that is ε sign(∇_x ℓ).
+    Returns δ like x.  Source: Goodfellow, Shlens & Szegedy 2015, for p = ∞.
+    """
+    with search(model, x, y, ball, loss, targets) as run:
+        _, gradient = run.climb(run.nothing())
+        return run.shaped(run.region.argmax(gradient))
+
+
+def bim(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    steps: int = 10,
+    loss: Loss | None = None,
+    targets: Tensor | None = None,
+) -> Tensor:
+    """The basic iterative method: from δ = 0, `steps` steps of length ε / steps, and where they end.
+
+    δ ← P(δ + v), where v maximises ⟨∇_x ℓ(x + δ, y), v⟩ over ‖v‖_p ≤ ε / steps: only steps that all
+    agree go as far as FGSM does.
+    Returns δ like x.  Raises ValueError for steps < 1.
+    Source: Kurakin, Goodfellow & Bengio 2017, section 2.2.
+    """
+    if steps < 1:
+        raise ValueError(f"expected steps ≥ 1, got {steps!r}")
+    with search(model, x, y, ball, loss, targets) as run:
+        delta = run.nothing()
+        for _ in range(steps):
+            _, gradient = run.climb(delta)
+            delta = run.region.step(delta, gradient, run.region.eps / steps)
+        return run.shaped(delta)
+
+
+def pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    steps: int = 40,
+    step_size: float | None = None,
+    restarts: int = 1,
+    start: Tensor | None = None,
+    loss: Loss | None = None,
+    targets: Tensor | None = None,
+    keep: str = "best",
+    generator: torch.Generator | None = None,
+    callback: Callable[[Iterate], None] | None = None,
+) -> Tensor:
+    """Projected gradient ascent by normalised steepest steps in the ball's own norm.
+
+    δ ← P(δ + v), where v maximises ⟨∇_x ℓ(x + δ, y), v⟩ over ‖v‖_p ≤ α without leaving the box, and
+    P projects onto Δ(x) (`threat.Region.step`).
+
+    step_size: α > 0 in the units of ε; None means 2.5 ε / steps.
+    restarts:  how many starts: the first at `start`, the others at random points of Δ(x).
+    start:     a point of Δ(x), like x; None means δ = 0.
+    keep:      what to return for each sample: its "best" iterate of the whole run, the one with the
+               smallest margin; the "first" one that breaks it, where it stops; the "last" one of the
+               last start, whatever other starts found, for training with one start.
+    callback:  sees every iterate, the starts included; with "first" only the samples not yet broken.
+    Returns δ like x.
+    Source: Madry et al. 2018; the normalised step: Kolter & Madry 2018, chapter 3.
+    """
+    if steps < 0 or restarts < 1 or keep not in ("best", "first", "last"):
+        raise ValueError(
+            'expected steps ≥ 0, restarts ≥ 1 and keep "best", "first" or "last", '
+            f"got {steps!r}, {restarts!r} and {keep!r}"
+        )
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise ValueError(f"expected step_size > 0, in the units of eps, got {step_size!r}")
+    if start is not None:
+        if start.shape != x.shape or start.dtype != x.dtype:
+            raise ValueError(
+                f"expected a start like x, {x.dtype} {tuple(x.shape)}, "
+                f"got {start.dtype} {tuple(start.shape)}"
+            )
+        if not bool(ball.contains(start, x).all()):
+            raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
+    with search(model, x, y, ball, loss, targets, keep, callback) as run:
+        generator = fresh(generator, x)
+        for restart in range(restarts):
+            delta = run.start(ball, restart, generator, start)
+            for step in range(steps):
+                if run.over:
+                    break
+                z, gradient = run.climb(delta)
+                run.record(restart, step, delta, z)
+                alpha = 2.5 * run.region.eps / steps if step_size is None else step_size
+                delta = run.region.step(delta, gradient, alpha)
+            if not run.over and (callback or keep != "last"):
+                run.record(restart, steps, delta, run.logits(delta))
+        return run.shaped(delta if keep == "last" else run.best)

@@ -1,0 +1,134 @@
+"""Nearest and furthest points of ‖δ‖_p ≤ ε inside a box: the solvers behind `threat.Ball`.
+
+By symmetry each problem is one about sizes: give coordinate i a size s_i with 0 ≤ s_i ≤ room_i, and put
+the sign back afterwards. Here a ≥ 0 are the sizes that one would like, room ≥ 0 those that the box
+leaves, (n, d) or broadcast to it, and ε is (n, 1) or (1, 1), all in the units of the input and of one
+floating type. Nothing is checked: `Ball` has done so. Each function returns sizes (n, d).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+
+def norm(v: Tensor, p: float) -> Tensor:
+    """‖v‖_p of every row of v (n, d), precise to a few ulp in any dimension and at any scale.
+
+    Squares are in units of the largest entry, so that none overflows. Sums are torch.sum's, which adds
+    in pairs: vector_norm adds one by one and is off by hundreds of ulp for a thousand equal entries.
+    p: 1, 2 or math.inf.  Returns (n, 1); differentiable.
+    """
+    if p == math.inf:
+        return vector_norm(v, ord=p, dim=1, keepdim=True)
+    if p == 1:
+        return v.abs().sum(1, keepdim=True)
+    tiny = torch.finfo(v.dtype).tiny
+    unit = v.detach().abs().amax(1, keepdim=True).clamp(min=tiny)
+    v = v / unit
+    return unit * (v * v).sum(1, keepdim=True).clamp(min=tiny).sqrt()
+
+
+def to_length(v: Tensor, length: Tensor | float) -> Tensor:
+    """Every row of v (n, d) scaled, in place, to this ‖·‖₂; a row of 0 stays.
+
+    length: a number or (n, 1).
+    """
+    tiny = torch.finfo(v.dtype).tiny
+    long = vector_norm(v, dim=1, keepdim=True)
+    if not ((1e4 * tiny**0.5 < long) & (long < math.inf)).all():  # squares under- or overflow
+        v = v / v.abs().amax(1, keepdim=True).clamp(min=tiny)
+        long = vector_norm(v, dim=1, keepdim=True).clamp(min=1)
+    return v.mul_(length / long)
+
+
+def nearest(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
+    """The sizes nearest to a, in the sense of ‖·‖₂, with s ≤ room and ‖s‖_p ≤ ε: the projection."""
+    size = torch.minimum(a, room)
+    if p == math.inf:
+        return torch.minimum(size, eps)
+    outside = norm(size, p) > eps
+    if not outside.any():
+        return size
+    return torch.where(outside, (fill_sphere if p == 2 else soft_threshold)(a, room, eps), size)
+
+
+def furthest(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
+    """The sizes with the largest ⟨a, s⟩ among s ≤ room, ‖s‖_p ≤ ε: what the support function needs."""
+    if p == math.inf:
+        return torch.minimum(eps, room).expand_as(a)
+    return (fill_sphere if p == 2 else fill_largest_first)(a, room, eps)
+
+
+def fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Sizes s = min(t a, room) with the t > 0 for which ‖s‖₂ = ε; all at room if ε is out of reach.
+
+    Newton's method on Σ min(t² a_i², room_i²) = ε², concave and piecewise linear in t²: scale to the
+    sphere, stop what stuck out at its room, scale the rest again. Each round stops a coordinate or ends.
+    """
+    tiny = torch.finfo(a.dtype).tiny
+    unit_room = room / eps.clamp(min=tiny)  # lengths in units of ε and of the largest a: no square
+    a = a / a.amax(1, keepdim=True).clamp(min=tiny)  # underflows
+    t = 1 / norm(a, 2).clamp(min=tiny)
+    stopped = torch.zeros_like(a, dtype=torch.bool)
+    while True:
+        size = torch.minimum(t * a, unit_room)
+        sticks_out = t * a > unit_room
+        if not (sticks_out & ~stopped).any():
+            return torch.minimum(eps * size, room)
+        stopped |= sticks_out
+        left = 1 - torch.where(stopped, unit_room, 0).square().sum(1, keepdim=True)
+        free = torch.where(stopped, 0, a).square().sum(1, keepdim=True)
+        t = (left.clamp(min=0) / free.clamp(min=tiny)).sqrt()
+
+
+def fill_largest_first(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Sizes that spend the budget Σ s_i = ε on the largest a_i first (the fractional knapsack)."""
+    most = room.clamp(max=eps).expand_as(a)
+    for few in (16, 128, a.shape[1]):  # the largest few nearly always do, and sorting all is slow
+        top, order = (a * (most > 0)).topk(min(few, a.shape[1]), dim=1)
+        size = most.gather(1, order)
+        before = size.cumsum(1) - size
+        if ((before[:, -1:] >= eps) | (top[:, -1:] == 0)).all() or few == a.shape[1]:
+            break
+    return torch.zeros_like(a).scatter_(1, order, torch.minimum(size, (eps - before).clamp_(min=0)))
+
+
+def soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Sizes s = clip(a − λ, 0, room) with the λ for which Σ s_i = ε (assumed within reach).
+
+    Variable fixing [Kiwiel 2008]: subtract one λ from all free coordinates so that the sum is right.
+    Some then stick out above room, some below 0: the side that sticks out further in total is where
+    those coordinates belong, so freeze it there and go on with the rest.
+    """
+    tiny = torch.finfo(a.dtype).tiny
+    free, size = torch.ones_like(a, dtype=torch.bool), torch.zeros_like(a)
+    while True:
+        budget = eps - torch.where(free, 0, size).sum(1, keepdim=True)
+        count = free.sum(1, keepdim=True).clamp(min=1)
+        below_top = torch.where(free, a - torch.where(free, a, 0).amax(1, keepdim=True), 0)
+        moved = below_top + (budget - below_top.sum(1, keepdim=True)) / count
+        size = torch.where(free, moved.clamp(min=0).minimum(room), size)
+        too_little = size.sum(1, keepdim=True) <= eps
+        stuck_out = free & torch.where(too_little, moved > room, moved < 0)
+        if not stuck_out.any():
+            return size * (eps / size.sum(1, keepdim=True).clamp(min=tiny)).clamp(max=1)
+        free = free & ~stuck_out
+
+
+def soften(a: Tensor, eps: Tensor) -> Tensor:
+    """Sizes s = max(a − λ, 0) with Σ s_i ≤ ε: λ = 0 where that will do, else equality.
+
+    Newton's method on the convex, decreasing, piecewise linear Σ max(a_i − λ, 0), from the left: λ rises
+    until rounding stops it, and one scaling takes back what rounding left.
+    """
+    size, lam = a, torch.zeros_like(a[:, :1])
+    while True:
+        total = size.sum(1, keepdim=True)
+        higher = lam + (total - eps).clamp(min=0) / size.sign().sum(1, keepdim=True).clamp(min=1)
+        if not (higher > lam).any():
+            return size * (eps / total.clamp(min=torch.finfo(a.dtype).tiny)).clamp(max=1)
+        lam, size = higher, (a - higher).clamp(min=0)
