@@ -1,23 +1,23 @@
 """Attacks made for the defense: what it computes at test time is known to the attacker, too.
 
-Each function but `judge` turns an attack on networks, (model, x, y, ball) → δ, into an attack on a
-defense, (defense, x, y, ball) → δ. They differ in which network, or whose gradient, the inner attack
-sees; what counts in the end is always what the defense itself answers to x + δ. Where that depends on
-the batch, an inner attack that drops samples from it, as `attacks.square` does unless it keeps the
-"best", is weaker than it looks.
+Each function turns an attack on networks, (model, x, y, ball) → δ, into an attack on a defense,
+(defense, x, y, ball) → δ. They differ in which network, or whose gradient, the inner attack sees; what
+counts in the end is always what the defense itself answers to x + δ. Where that depends on the batch,
+judge by `evaluation.table` with whole batches; an inner attack that drops samples from the batch, as
+`attacks.square` does unless it keeps the "best", is then weaker than it looks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from . import losses, stack
-from .evaluation import Attack, Model, Table, check_allowed
+from . import losses
+from .evaluation import Attack, Model
 from .models import evaluating
 from .threat import Ball
 
@@ -134,76 +134,3 @@ def gmsa(attack: Callable[..., Tensor], rounds: int = 5, worst: bool = False) ->
         return best
 
     return against
-
-
-def judge(
-    defenses: Mapping[str, Sequence[Defense]],
-    x: Tensor,
-    y: Tensor,
-    ball: Ball,
-    attacks: Mapping[str, Attack],
-    *,
-    batch_size: int = 128,
-) -> Table:
-    """Every defense under every attack, and under the union of all: what is left is an upper bound.
-
-    Unlike `evaluation.table` this attacks and answers whole batches, with the samples that are broken
-    already, because a defense may answer a sample differently in other company. A sample is right in a
-    column if it is right without an attack and in the batch that this attack made; in the last column,
-    "union", if it is in all of them.
-
-    defenses: name → the same defense of several networks, one a seed, as many for each name. One around
-              a `stack.Stack` stands for as many networks as the stack has members: they are attacked and
-              answer side by side, and no inner attack may then drop samples.
-    attacks:  name → (defense, x, y, ball) → δ, such as `transfer(attacks.pgd)`.
-    Returns a `Table` with the columns clean, one an attack, union.
-    Raises ValueError for no samples, names that are taken, and an attack that leaves Δ(x).
-    """
-    if any(isinstance(seeds, torch.nn.Module) for seeds in defenses.values()):
-        raise ValueError("expected a list of defenses for each name, one for each seed, got a defense")
-    columns = ["clean", *attacks, "union"]
-    networks = {name: sum(map(_members, seeds)) for name, seeds in defenses.items()}
-    if len(set(columns)) < len(columns) or len({*networks.values()} | {0}) != 2:
-        raise ValueError(
-            "expected attacks of other names than clean and union, and as many networks, at least one, "
-            f"for each defense, got {columns} and {networks}"
-        )
-    if len(x) == 0 or len(x) != len(y) or batch_size < 1:
-        raise ValueError(
-            "expected as many inputs as labels, at least one, and batch_size ≥ 1, "
-            f"got {len(x)}, {len(y)} and {batch_size!r}"
-        )
-    right: dict[str, dict[str, Tensor]] = {}
-    for name, seeds in defenses.items():
-        rows = [_columns(defense, x, y, ball, attacks, batch_size) for defense in seeds]
-        right[name] = {column: torch.cat([row[column] for row in rows]) for column in columns}
-    return Table(right)
-
-
-def _columns(defense, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
-    """One row of `judge` for each network of a defense: column → (E, n) bool."""
-    E = _members(defense)
-    columns = {name: y.new_zeros(len(x), E, dtype=torch.bool) for name in ("clean", *attacks)}
-    with evaluating(defense):
-        for batch in torch.arange(len(x), device=x.device).split(batch_size):
-            rows = batch.repeat_interleave(E)  # each sample once for every network
-            at, labels, part = x[rows], y[rows], ball.subset(rows)
-            clean = _right(defense, at, labels)
-            columns["clean"][batch] = clean.view(-1, E)
-            for name, attack in attacks.items():
-                delta = attack(defense, at, labels, part)
-                check_allowed(name, delta, at, part)
-                columns[name][batch] = (_right(defense, at + delta, labels) & clean).view(-1, E)
-    columns["union"] = torch.stack(list(columns.values())).all(0)
-    return {name: right.T for name, right in columns.items()}
-
-
-def _members(defense: Defense) -> int:
-    """How many networks a defense stands for."""
-    return stack.members_of(getattr(defense, "model", None))
-
-
-def _right(defense: Defense, x: Tensor, y: Tensor) -> Tensor:
-    """Which samples of a batch the defense gets right; a tie is wrong."""
-    with torch.no_grad():
-        return losses.correct(defense(x), y)

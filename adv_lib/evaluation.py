@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import attacks as weapons
-from . import losses
+from . import losses, stack
 from .models import evaluating
 from .threat import Ball
 
@@ -246,6 +244,7 @@ def table(
     attacks: Mapping[str, Attack],
     proofs: Mapping[str, Proof] | None = None,
     *,
+    whole_batches: bool = False,
     batch_size: int = 1000,
 ) -> Table:
     """Judge every model by every attack alone, by the worst of all for each sample, and by proofs.
@@ -253,183 +252,82 @@ def table(
     models:  name → the networks of one way of training, one for each seed, as many for each name.
     attacks: name → (model, x, y, ball) → δ; an empty mapping means the clean accuracy only.
     proofs:  name → (model, x, y, ball) → (n,) bool, true where no δ ∈ Δ(x) makes the model wrong.
+    whole_batches: attack and answer whole batches, with the samples that are broken already, because a
+             defense may answer a sample differently in other company. A model around a `stack.Stack`
+             then stands for as many networks as the stack has members: they are attacked and answer side
+             by side, and no attack may drop samples.
     Raises ValueError where a proof and an attack contradict each other: then one of them is wrong.
     """
     if any(isinstance(seeds, torch.nn.Module) for seeds in models.values()):
         raise ValueError("expected a list of networks for each name, one for each seed, got a network")
+    if len(x) == 0 or len(x) != len(y) or batch_size < 1:
+        raise ValueError(
+            "expected as many inputs as labels, at least one, and batch_size ≥ 1, "
+            f"got {len(x)}, {len(y)} and {batch_size!r}"
+        )
     proofs = proofs or {}
     columns = ["clean", *attacks, "worst", *proofs]
-    if len(set(columns)) < len(columns) or len({len(seeds) for seeds in models.values()} | {0}) != 2:
+    networks = {name: sum(map(_members, seeds)) for name, seeds in models.items()}
+    if len(set(columns)) < len(columns) or len({*networks.values()} | {0}) != 2:
         raise ValueError(
             "expected different names, none of them clean or worst, and as many networks, at least one, "
-            f"for each model, got {columns} and { {k: len(v) for k, v in models.items()} }"
+            f"for each model, got {columns} and {networks}"
         )
+    withstand = _in_whole_batches if whole_batches else _one_by_one
     right: dict[str, dict[str, Tensor]] = {}
     for name, seeds in models.items():
-        found = [_judge(name, model, x, y, ball, attacks, proofs, batch_size) for model in seeds]
-        right[name] = {column: torch.stack([cells[column] for cells in found]) for column in columns}
+        rows = []
+        for model in seeds:
+            row = withstand(model, x, y, ball, attacks, batch_size)
+            row["worst"] = torch.stack(list(row.values())).all(0)
+            row |= {column: proof(model, x, y, ball) for column, proof in proofs.items()}
+            _check_proofs(name, row, proofs)
+            rows.append({column: cells.view(-1, len(x)) for column, cells in row.items()})
+        right[name] = {column: torch.cat([row[column] for row in rows]) for column in columns}
     return Table(right)
 
 
-def _judge(name, model, x, y, ball, attacks, proofs, batch_size) -> dict[str, Tensor]:
-    """One row of the table for one seed: column → (n,) bool."""
+def _one_by_one(model, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
+    """What a network gets right without and under each attack: column → (n,) bool."""
     alone = partial(survivors, model, x, y, ball, batch_size=batch_size)
-    cells = {"clean": alone()}
-    for column, attack in attacks.items():
-        cells[column] = alone([attack])
-    cells["worst"] = torch.stack(list(cells.values())).all(0)
-    for column, proof in proofs.items():
-        cells[column] = proof(model, x, y, ball)
-        if cells[column].shape != y.shape or cells[column].dtype != torch.bool:
+    return {"clean": alone()} | {name: alone([attack]) for name, attack in attacks.items()}
+
+
+def _in_whole_batches(model, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
+    """The same with every sample in every batch, for each network of a stack: column → (E, n) bool."""
+    E = _members(model)
+    columns = {name: y.new_zeros(len(x), E, dtype=torch.bool) for name in ("clean", *attacks)}
+    with evaluating(model):
+        for batch in torch.arange(len(x), device=x.device).split(batch_size):
+            rows = batch.repeat_interleave(E)  # each sample once for every network
+            at, labels, part = x[rows], y[rows], ball.subset(rows)
+            clean = _right(model, at, labels, len(rows))
+            columns["clean"][batch] = clean.view(-1, E)
+            for name, attack in attacks.items():
+                delta = attack(model, at, labels, part)
+                check_allowed(name, delta, at, part)
+                left = _right(model, at + delta, labels, len(rows)) & clean
+                columns[name][batch] = left.view(-1, E)
+    return {name: right.T.contiguous() for name, right in columns.items()}
+
+
+def _members(model: Model) -> int:
+    """How many networks a model, or a defense around one, stands for."""
+    return stack.members_of(getattr(model, "model", model))
+
+
+def _check_proofs(name: str, row: Mapping[str, Tensor], proofs: Mapping[str, Proof]) -> None:
+    """Raise ValueError for a proof that is not one bool a sample, or that an attack contradicts."""
+    for column in proofs:
+        if row[column].shape != row["worst"].shape or row[column].dtype != torch.bool:
             raise ValueError(
-                f"expected {column} to return ({len(y)},) bool, "
-                f"got {cells[column].dtype} {tuple(cells[column].shape)}"
+                f"expected {column} to return {tuple(row['worst'].shape)} bool, "
+                f"got {row[column].dtype} {tuple(row[column].shape)}"
             )
-        if false := (cells[column] & ~cells["worst"]).nonzero().flatten().tolist():
+        if false := (row[column] & ~row["worst"]).nonzero()[:, -1].tolist():
             raise ValueError(
                 f"{column} proves {name} right on the samples {false[:9]}, and an attack breaks them"
             )
-    return cells
-
-
-class Symptom(NamedTuple):
-    """Something that a robust model with honest gradients does not show, and on how many samples."""
-
-    name: str
-    shown: Rate
-
-    @property
-    def suspicious(self) -> bool:
-        """Whether more than 1 % show it, beyond what the size of the test set leaves open."""
-        return self.shown.low > 0.01
-
-    def __str__(self) -> str:
-        return f"{'!' if self.suspicious else ' '} {self.name:42} {self.shown}"
-
-
-def masking(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    ball: Ball,
-    attack: Attack = weapons.pgd,
-    *,
-    queries: int = 500,
-    generator: torch.Generator | None = None,
-) -> list[Symptom]:
-    """Is `attack`, by which a model looks robust, blind?  What other looks at the same samples find.
-
-    Every symptom but the first two counts samples that withstand `attack` and not another one that
-    should be weaker, or that a sound attack has no reason to miss:
-
-    1. the cross-entropy has a gradient of exactly 0 in x;
-    2. a ball as large as the box, in which every class is an option, leaves the sample unbroken;
-    3. one step (`attacks.fgsm`) breaks it;
-    4. `attacks.pgd` with 200 steps breaks it;
-    5. `attacks.apgd` on the margin breaks it;
-    6. `queries` queries without gradients (`attacks.square`, for p = ∞) break it.
-
-    generator: for the last; None means a fresh one seeded 0.  Needs a ball with a box, for 2.
-    A model that shows none may still have masked gradients: only an attack made for it can tell.
-    Source: Athalye, Carlini & Wagner 2018, section 3.1; Carlini et al. 2019, section 3.
-    """
-    if ball.box is None or len(x) == 0:
-        raise ValueError(
-            "expected a ball with a box, of which the second symptom is the size, and at least one "
-            f"sample, got {ball} and {len(x)}"
-        )
-    low, high = ball.box
-    reach = (high - low) * x[0].numel() ** (0 if ball.p == math.inf else 1 / ball.p)
-    right = survivors(model, x, y, ball)
-    left = survivors(model, x, y, ball, [attack])
-    steep = torch.cat([_slope(model, a, b) for a, b in zip(x.split(1000), y.split(1000), strict=True)])
-    others = {
-        "one step breaks what it missed": weapons.fgsm,
-        "200 steps break what it missed": partial(weapons.pgd, steps=200),
-        "another loss breaks what it missed": partial(weapons.apgd, loss=losses.margin_loss),
-    }
-    if ball.p == math.inf:
-        others["a search without gradients does too"] = partial(
-            weapons.square, queries=queries, generator=generator
-        )
-    symptoms = [
-        Symptom("right, and the gradient is exactly 0", rate(right & (steep == 0))),
-        Symptom(
-            "unbroken in a ball as large as the box",
-            rate(survivors(model, x, y, replace(ball, eps=reach), [attack])),
-        ),
-    ]
-    for name, other in others.items():
-        symptoms.append(Symptom(name, rate(left & ~survivors(model, x, y, ball, [other]))))
-    return symptoms
-
-
-def _slope(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """‖∇_x ℓ‖_∞ of the cross-entropy, (n,): 0 where the loss does not follow x at all."""
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        at, labels = x.detach().clone().requires_grad_(), y.clone()
-        loss = losses.cross_entropy(model(at), labels).sum()
-        if not loss.requires_grad:
-            return torch.zeros_like(x.flatten(1)[:, 0])
-        (gradient,) = torch.autograd.grad(loss, at, allow_unused=True, materialize_grads=True)
-    return gradient.flatten(1).abs().amax(1)
-
-
-def landscape(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    ball: Ball,
-    distances: Tensor,
-    *,
-    loss: Callable[[Tensor, Tensor], Tensor] = losses.cross_entropy,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """ℓ(x + s u + t v, y) of one sample: u the steepest step of size ε, v a random one of the same size.
-
-    u is `attacks.fgsm` on the same loss, v what `ball.argmax` makes of a normal vector, both without the
-    box.
-    x: (1, *shape), y: (1,), distances: the values of s and of t, in units of ε.
-    generator: draws v; None means a fresh one seeded 0.
-    Returns (len(distances), len(distances)), rows s, columns t.
-    """
-    free = replace(ball, box=None)
-    generator = generator or torch.Generator(x.device).manual_seed(0)
-    steepest = weapons.fgsm(model, x, y, free, loss=loss)
-    random = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return loss_along(model, x, y, [steepest, free.argmax(random)], distances, distances, loss=loss)
-
-
-def loss_along(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    directions: Sequence[Tensor],
-    *distances: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor] = losses.cross_entropy,
-) -> Tensor:
-    """ℓ(x + t₁ u₁ + t₂ u₂ + …, y) of one sample, on the grid of all t₁, t₂, …: a line, a plane.
-
-    x: (1, *shape), y: (1,), directions u: each (1, *shape); distances: one vector for each direction.
-    Returns a tensor of shape (len(distances[0]), len(distances[1]), …).
-    """
-    if len(x) != 1 or y.shape != (1,) or not distances or len(directions) != len(distances):
-        raise ValueError(
-            "expected one sample, its label (1,), and as many distances as directions, at least one, "
-            f"got {len(x)}, {tuple(y.shape)}, {len(distances)} and {len(directions)}"
-        )
-    if any(u.shape != x.shape or u.dtype != x.dtype for u in directions):
-        found = [f"{u.dtype} {tuple(u.shape)}" for u in directions]
-        raise ValueError(f"expected directions like x, {x.dtype} {tuple(x.shape)}, got {found}")
-    if any(t.ndim != 1 for t in distances):
-        raise ValueError(f"expected distances (t,), got {[tuple(t.shape) for t in distances]}")
-    grid = torch.cartesian_prod(*distances).reshape(-1, len(distances)).to(x)
-    moves = grid @ torch.cat([u.reshape(1, -1) for u in directions])
-    with evaluating(model), torch.no_grad():
-        values = loss(model(x + moves.reshape(-1, *x.shape[1:])), y.expand(len(grid)))
-    if values.shape != (len(grid),):
-        raise ValueError(f"expected a loss with one number a sample, got {tuple(values.shape)}")
-    return values.reshape([len(t) for t in distances])
 
 
 def _right(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:

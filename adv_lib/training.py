@@ -25,13 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from . import attacks, losses, models
+from ._checkpoint import Checkpoint
 from .data import Data
+from .optimisers import SGD, Optimiser
 from .stack import Stack, drawn, members_of
 from .threat import Ball
 
 Generator = torch.Generator | Sequence[torch.Generator]  # one, or one for each member of a `Stack`
 Inner = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x (n, *shape), y (n,)) → (n,)
 Attack = Callable[[nn.Module, Tensor, Tensor, Ball], Tensor]  # (model, x, y, ball) → δ like x
+PLAIN = SGD()
 
 
 # ---- what stands for the inner maximum ----
@@ -76,20 +79,17 @@ def fast(ball: Ball, generator: Generator) -> Inner:
     return adversarial(attack, ball)
 
 
-def trades(
-    ball: Ball, generator: Generator, beta: float | Sequence[float] = 6.0, *, steps: int = 10
-) -> Inner:
-    """ℓ(f(x), y) + β max_δ KL(f(x) ‖ f(x + δ)), the maximum by `attacks.pgd`: be right, and do not move.
+def trades(ball: Ball, generator: Generator, beta: float | Sequence[float] = 6.0) -> Inner:
+    """ℓ(f(x), y) + β max_δ KL(f(x) ‖ f(x + δ)): be right, and do not move.
 
+    The maximum is by ten steps of `attacks.pgd`.
     The attack starts from noise of size 0.001, because at δ = 0 the divergence has no gradient.
     generator: draws the noise; on the device of the data.
     beta: β, or one for each member of a `Stack`.
-    Raises ValueError for β < 0 and steps < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
+    Raises ValueError for β < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
     """
-    if not _within(beta, 0, sys.float_info.max) or steps < 0 or generator is None:
-        raise ValueError(
-            f"expected a generator, beta ≥ 0 and steps ≥ 0, got {generator!r}, {beta!r} and {steps!r}"
-        )
+    if not _within(beta, 0, sys.float_info.max) or generator is None:
+        raise ValueError(f"expected a generator and beta ≥ 0, got {generator!r} and {beta!r}")
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with models.evaluating(model), torch.no_grad():
@@ -100,7 +100,7 @@ def trades(
             return losses.divergence(still, z)
 
         start = ball.project(noise, x)
-        delta = attacks.pgd(model, x, y, ball, steps=steps, start=start, loss=moved, keep="last")
+        delta = attacks.pgd(model, x, y, ball, steps=10, start=start, loss=moved, keep="last")
         z = model(x)
         return losses.cross_entropy(z, y) + _dealt(beta, z) * losses.divergence(z, model(x + delta))
 
@@ -166,16 +166,6 @@ def _normal(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """An inner maximum that changes along the run: `at(t)` is the one when a part t of it is done.
-
-    at: a number from 0 to 1 → Inner; it is called for every batch.
-    """
-
-    at: Callable[[float], Inner]
-
-
-@dataclass(frozen=True)
 class Ramp:
     """An inner maximum over a ball that grows: 0 until `begin`, then in a straight line to ε at `end`.
 
@@ -213,16 +203,38 @@ class Epoch(NamedTuple):
     watched: Mapping[str, float | tuple[float, ...]] = {}
 
 
+class Settings(NamedTuple):
+    """What decides a run besides the network, the data and what is drawn; a checkpoint keeps it."""
+
+    epochs: int
+    lr: float | tuple[float, ...] | str  # "varies" for a function
+    batch_size: int
+    samples: int
+    optimiser: str
+    best: str | None
+
+
+Gradient = Callable[[], Tensor]  # puts the gradient of a batch's loss into .grad; returns the loss, (E,)
+Update = Callable[[nn.Module, Gradient, Callable[[], None]], Tensor]
+
+
+def one_step(model: nn.Module, gradient: Gradient, descend: Callable[[], None]) -> Tensor:
+    """What `fit` does with a batch: the gradient, then one step of the optimiser.  Returns the loss."""
+    loss = gradient()
+    descend()
+    return loss
+
+
 def fit(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
-    inner: Inner | Ramp | Schedule,
+    inner: Inner | Ramp,
     *,
     epochs: int,
     lr: float | Sequence[float] | Callable[[float], float | Sequence[float]],
     batch_size: int = 100,
-    momentum: float = 0.0,
-    normalise: bool = False,
+    optimiser: Optimiser = PLAIN,
+    update: Update = one_step,
     generator: Generator | None = None,
     watch: Mapping[str, Callable[[nn.Module], float | Sequence[float]]] | None = None,
     best: str | None = None,
@@ -230,19 +242,16 @@ def fit(
 ) -> Iterator[Epoch]:
     """Minimise the mean of inner(model, x, y) over the data by stochastic gradient descent, in place.
 
-    v ← momentum · v + ∇_θ (1/|B|) Σ_{(x,y)∈B} inner(θ, x, y) and θ ← θ − lr · v, one batch B after the
-    other, from v = 0.
+    For one batch B after the other the optimiser moves θ along ∇_θ (1/|B|) Σ_{(x,y)∈B} inner(θ, x, y).
 
     model: a network, or a `Stack` of E: then what is minimised is the sum of E means, the gradients are
            each member's own, and every member ends with the weights that it would have had alone.
     data:  inputs (n, *shape) and labels (n,), on the device of the model.
-    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it, or a `Ramp` or
-           `Schedule` of them.
+    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it, or a `Ramp` of them.
     lr:    the step size, or one for each member of a stack, or a function that returns these from the
            part of the run that is done, from 0 to 1.
-    momentum: in [0, 1).
-    normalise: divide each batch's gradient by its ℓ2 norm over all of a network's parameters, unless
-           that is 0.
+    optimiser: the rule for a step, such as `optimisers.SGD`, which without a momentum is the default.
+    update: (model, gradient, descend) → the loss of a batch: when the two are called, and how often.
     generator: shuffles the batches; None means a fresh one seeded 0. With a sequence of E generators
            each member of a stack has batches of its own; with one all have the same.
     watch: what to measure after each epoch: names, and functions of the model (in eval mode) that
@@ -256,51 +265,31 @@ def fit(
     Raises ValueError for arguments that cannot be trained on and for the checkpoint of another run,
     FloatingPointError if the loss or the step size is not finite, or what `best` names is NaN.
     """
-    x, y = data
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"data must be as many inputs as labels, got {len(x)} and {len(y)}")
-    if epochs < 0 or batch_size < 1 or not (callable(lr) or _sizes(lr)) or not 0 <= momentum < 1:
-        raise ValueError(
-            "expected epochs ≥ 0, batch_size ≥ 1, 0 < lr < ∞ and 0 ≤ momentum < 1, "
-            f"got epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}, momentum={momentum!r}"
-        )
-    watch, E = watch or {}, members_of(model)
-    if best is not None and best not in watch:
-        raise ValueError(f"expected best to be one of what is watched, {list(watch)}, got {best!r}")
-    if isinstance(model, Stack) and (best is not None or checkpoint is not None):
-        raise ValueError(f"best and checkpoint are for one network, got them for a stack of {E}")
-    generator = generator or torch.Generator().manual_seed(0)
-    generators = [generator] if isinstance(generator, torch.Generator) else generator
-    if len(generators) not in (1, E) or len(set(generators)) < len(generators):
-        raise ValueError(f"expected one generator, or a different one for each of {E}, got {generators}")
-    velocity = [torch.zeros_like(p) for p in model.parameters()]
-    kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, velocity, generators[0])
-    size = "varies" if callable(lr) else lr if isinstance(lr, Sequence) else float(lr)
-    settings = [int(epochs), size, int(batch_size), len(x), best]
-    settings += [float(momentum), bool(normalise)]
-    over, record = kept.resume(settings) if kept else (0, None)
+    (x, y), watch, E = data, watch or {}, members_of(model)
+    _check_run(model, x, y, epochs, lr, batch_size, watch, best, checkpoint)
+    generators = _generators(generator, E)
+    memory, record, over = optimiser.start(model), None, 0
+    if checkpoint is not None:
+        rate = "varies" if callable(lr) else tuple(lr) if isinstance(lr, Sequence) else float(lr)
+        settings = Settings(int(epochs), rate, int(batch_size), len(x), repr(optimiser), best)
+        kept = Checkpoint(Path(checkpoint), settings, model, memory, generators[0])
+        over, record = kept.resume()
     for number in range(over + 1, epochs + 1):
         orders = [torch.randperm(len(x), generator=g, device=g.device) for g in generators]
         batches = torch.stack(orders, 1).expand(-1, E).to(x.device).split(batch_size)
         total = torch.zeros(E, dtype=torch.float64, device=x.device)
         for i, batch in enumerate(batches):
             done, rows = (number - 1 + i / len(batches)) / epochs, batch.flatten()
-            loss_of = inner.at(done) if isinstance(inner, Ramp | Schedule) else inner
-            values = loss_of(model, x[rows], y[rows])
-            if values.shape != rows.shape:
-                raise ValueError(f"expected an inner {tuple(rows.shape)}, got {tuple(values.shape)}")
-            loss, alpha = values.view(-1, E).mean(0), lr(done) if callable(lr) else lr
-            if not loss.isfinite().all() or not _sizes(alpha, zero=True):
+            loss_of, alpha = inner.at(done) if isinstance(inner, Ramp) else inner, lr
+            if callable(lr):
+                alpha = lr(done)
+            if not _sizes(alpha, zero=True):
                 raise FloatingPointError(
-                    "expected a finite loss and a step size 0 ≤ lr < ∞, "
-                    f"got {loss.detach().tolist()} in epoch {number}, with a step size of {alpha}"
+                    f"expected a step size 0 ≤ lr < ∞, got {alpha} in epoch {number}"
                 )
-            model.zero_grad()
-            loss.sum().backward()
-            if normalise:
-                _normalise(model, E)
-            _step(model, velocity, momentum, alpha)
-            total += loss.detach() * len(batch)
+            gradient = partial(_gradient, model, loss_of, x[rows], y[rows], number)
+            loss = update(model, gradient, partial(optimiser.step, model, memory, alpha))
+            total += loss * len(batch)
         model.zero_grad()  # so that the caller's next backward() does not add to these
         with models.evaluating(model), torch.no_grad():
             watched = {name: _numbers(model, measure(model)) for name, measure in watch.items()}
@@ -310,9 +299,48 @@ def fit(
             record = watched[best], copy.deepcopy(model.state_dict())
         if record is not None and number == epochs:
             model.load_state_dict(record[1])
-        if kept:
-            kept.save(settings, number, record)
+        if checkpoint is not None:
+            kept.save(number, record)
         yield Epoch(number, _numbers(model, total / len(x)), watched)
+
+
+def _gradient(model: nn.Module, inner: Inner, x: Tensor, y: Tensor, number: int) -> Tensor:
+    """The gradient of each network's mean loss in .grad, and these losses, (E,)."""
+    values = inner(model, x, y)
+    if values.shape != y.shape[:1]:
+        raise ValueError(f"expected an inner {tuple(y.shape[:1])}, got {tuple(values.shape)}")
+    loss = values.view(-1, members_of(model)).mean(0)
+    if not loss.isfinite().all():
+        raise FloatingPointError(
+            f"expected a finite loss, got {loss.detach().tolist()} in epoch {number}"
+        )
+    model.zero_grad()
+    loss.sum().backward()
+    return loss.detach()
+
+
+def _check_run(model, x, y, epochs, lr, batch_size, watch, best, checkpoint) -> None:
+    """Raise ValueError for what cannot be trained on."""
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"data must be as many inputs as labels, got {len(x)} and {len(y)}")
+    if epochs < 0 or batch_size < 1 or not (callable(lr) or _sizes(lr)):
+        raise ValueError(
+            "expected epochs ≥ 0, batch_size ≥ 1 and 0 < lr < ∞, "
+            f"got epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}"
+        )
+    if best is not None and best not in watch:
+        raise ValueError(f"expected best to be one of what is watched, {list(watch)}, got {best!r}")
+    if isinstance(model, Stack) and (best is not None or checkpoint is not None):
+        raise ValueError(f"best and checkpoint are for one network, got them for {len(model)}")
+
+
+def _generators(generator: Generator | None, E: int) -> Sequence[torch.Generator]:
+    """One generator for all of E networks, or one for each."""
+    generator = generator or torch.Generator().manual_seed(0)
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    if len(generators) not in (1, E) or len(set(generators)) < len(generators):
+        raise ValueError(f"expected one generator, or a different one for each of {E}, got {generators}")
+    return generators
 
 
 def _sizes(lr: float | Sequence[float], zero: bool = False) -> bool:
@@ -330,34 +358,6 @@ def _numbers(model: nn.Module, found: Tensor | float | Sequence[float]) -> float
     return numbers
 
 
-@torch.no_grad()
-def _step(
-    model: nn.Module, velocity: list[Tensor], momentum: float, alpha: float | Sequence[float]
-) -> None:
-    """v ← momentum · v + ∇ and θ ← θ − α v, with one α, or with each member's own.
-
-    By hand: the first optimiser of `torch.optim` imports a compiler, which takes longer than a training.
-    """
-    for p, v in zip(model.parameters(), velocity, strict=True):
-        if p.grad is None:
-            continue
-        v.mul_(momentum).add_(p.grad)
-        if isinstance(alpha, Sequence):
-            p.sub_(p.new_tensor(alpha).view(-1, *[1] * (p.ndim - 1)) * v)
-        else:
-            p.add_(v, alpha=-alpha)
-
-
-def _normalise(model: nn.Module, E: int) -> None:
-    """Divide the gradient of all parameters of a network by its ℓ2 norm, in place, unless that is 0."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    rows = torch.cat([gradient.reshape(E, -1) for gradient in gradients], 1)
-    size = torch.linalg.vector_norm(rows, dim=1)
-    size[size == 0] = 1
-    for gradient in gradients:
-        gradient.view(E, -1).div_(size[:, None])
-
-
 def progress(run: Iterator[Epoch], epochs: int) -> Iterator[Epoch]:
     """The same epochs, with a bar that shows the loss and what is watched and goes away at the end.
 
@@ -372,52 +372,6 @@ def progress(run: Iterator[Epoch], epochs: int) -> Iterator[Epoch]:
             shown = {"loss": epoch.loss} | epoch.watched
             bar.set_postfix({k: f"{torch.tensor(v).mean():.3f}" for k, v in shown.items()})
             yield epoch
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """The file of a run: all that it needs to go on. A run killed while it writes leaves the old one."""
-
-    path: Path
-    model: nn.Module
-    velocity: list[Tensor]
-    generator: torch.Generator
-
-    def __post_init__(self):
-        if not self.path.parent.is_dir():
-            raise ValueError(f"expected a checkpoint in a folder that exists, got {self.path}")
-
-    def save(self, settings: list, number: int, record: tuple | None) -> None:
-        half = self.path.with_name(self.path.name + ".part")
-        state = {"settings": settings, "epoch": number, "record": record}
-        state |= {"model": self.model.state_dict(), "velocity": self.velocity}
-        torch.save(state | {"generator": self.generator.get_state()}, half)
-        half.replace(self.path)
-
-    def resume(self, settings: list) -> tuple[int, tuple | None]:
-        """Put what takes part where the file says.  Returns the epochs done, the record."""
-        if not self.path.exists():
-            return 0, None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            shapes = [(name, value.shape) for name, value in state["model"].items()]
-            of, number, record, steps, drawn = (
-                state[k] for k in ("settings", "epoch", "record", "velocity", "generator")
-            )
-        except Exception as error:  # torch.load raises whatever it stumbles over
-            raise ValueError(f"{self.path} is not a checkpoint of fit") from error
-        if of != settings or shapes != [
-            (name, value.shape) for name, value in self.model.state_dict().items()
-        ]:
-            raise ValueError(
-                f"{self.path} is the checkpoint of another network, or of a run with epochs, lr, "
-                f"batch_size, samples, best, momentum and normalise {of}, expected {settings}"
-            )
-        self.model.load_state_dict(state["model"])
-        for now, then in zip(self.velocity, steps, strict=True):
-            now.copy_(then)
-        self.generator.set_state(drawn)
-        return number, record
 
 
 # ---- the networks that every chapter means ----

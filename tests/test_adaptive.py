@@ -11,10 +11,12 @@ from strategies import BOX, ORDERS, entries, generators, inputs, seeded
 from torch import nn
 
 from adv_lib import adaptive, attacks, losses, models
-from adv_lib.adaptive import judge
 from adv_lib.dent import Dent
+from adv_lib.evaluation import table
 from adv_lib.stack import Stack
 from adv_lib.threat import Ball
+
+judge = partial(table, whole_batches=True, batch_size=128)
 
 PGD = partial(attacks.pgd, steps=4)
 RADIUS = {1: 0.8, 2: 0.3, math.inf: 0.1}
@@ -375,7 +377,7 @@ def test_a_sample_is_right_in_the_batch_that_the_attack_made_and_the_union_is_ri
     got = judge({"mine": [defense]}, x, y, ball, TWO, batch_size=batch_size).right
     assert list(got) == ["mine"]
     row = got["mine"]
-    assert list(row) == ["clean", "transfer", "unrolled", "union"]
+    assert list(row) == ["clean", "transfer", "unrolled", "worst"]
     assert all(cell.shape == (1, 40) and cell.dtype == torch.bool for cell in row.values())
     parts = torch.arange(40).split(batch_size)
     clean = torch.cat([right(defense, x[part], y[part]) for part in parts])
@@ -385,7 +387,7 @@ def test_a_sample_is_right_in_the_batch_that_the_attack_made_and_the_union_is_ri
         survived = torch.cat([right(defense, m, y[p]) for m, p in zip(moved, parts, strict=True)])
         assert torch.equal(row[name][0], survived & clean)
     union = row["clean"] & row["transfer"] & row["unrolled"]
-    assert torch.equal(row["union"], union)
+    assert torch.equal(row["worst"], union)
     assert 0 < union.sum() < row["clean"].sum() < 40
 
 
@@ -428,14 +430,14 @@ def test_a_sample_that_is_wrong_as_it_is_counts_as_broken_by_every_attack():
     assert (helped & ~clean).any()
     row = judge({"mine": [defense]}, x, y, wide, {"helps": helps}).right["mine"]
     assert torch.equal(row["helps"][0], helped & clean)
-    assert torch.equal(row["union"], row["helps"] & row["clean"])
+    assert torch.equal(row["worst"], row["helps"] & row["clean"])
 
 
 def test_without_attacks_the_table_is_the_accuracy():
     defense, x, y, ball = case(n=12)
     row = judge({"mine": [defense]}, x, y, ball, {}).right["mine"]
-    assert list(row) == ["clean", "union"]
-    assert torch.equal(row["clean"], row["union"])
+    assert list(row) == ["clean", "worst"]
+    assert torch.equal(row["clean"], row["worst"])
     assert torch.equal(row["clean"][0], right(defense, x, y))
 
 
@@ -446,7 +448,7 @@ def test_a_tie_counts_as_wrong_in_every_column():
     x, y = torch.zeros(2, 3), torch.tensor([0, 0])
     row = judge({"tied": [tied]}, x, y, Ball(2, 0.1), {"nothing": Spy()}).right["tied"]
     assert {name: cell.tolist() for name, cell in row.items()} == {
-        name: [[False, True]] for name in ("clean", "nothing", "union")
+        name: [[False, True]] for name in ("clean", "nothing", "worst")
     }
 
 
@@ -460,8 +462,8 @@ def test_several_seeds_of_several_defenses_stand_in_rows_of_their_own():
         alone = [judge({"one": [defense]}, x, y, ball, TWO).right["one"] for defense in seeds]
         for column, cell in got.right[name].items():
             assert torch.equal(cell, torch.cat([row[column] for row in alone]))
-        assert len(got.percent(name, "union").values) == 3
-    assert "| sample |" in got.markdown(["clean", "union"])
+        assert len(got.percent(name, "worst").values) == 3
+    assert "| sample |" in got.markdown(["clean", "worst"])
 
 
 # ---- networks side by side ----
@@ -496,7 +498,7 @@ def test_the_table_of_networks_side_by_side_is_that_of_one_after_the_other(scope
     expected = judged({"dent": alone}).right["dent"]
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[column], expected[column]) for column in got)
-    assert len({tuple(row.tolist()) for row in got["union"]}) == 3
+    assert len({tuple(row.tolist()) for row in got["worst"]}) == 3
     mixed = judged({"dent": [defense], "one by one": alone}).right
     assert all(torch.equal(*(mixed[name][column] for name in mixed)) for column in got)
     with pytest.raises(ValueError, match="as many networks"):
@@ -541,10 +543,10 @@ def test_an_attack_that_leaves_the_set_is_refused(cheat):
         judge({"mine": [defense]}, x, y, wide, {"cheats": cheats}, batch_size=3)
 
 
-@pytest.mark.parametrize("taken", ["clean", "union"])
+@pytest.mark.parametrize("taken", ["clean", "worst"])
 def test_an_attack_may_not_have_the_name_of_another_column(taken):
     defense, x, y, ball = case()
-    with pytest.raises(ValueError, match="other names than clean and union"):
+    with pytest.raises(ValueError, match="different names, none of them clean or worst"):
         judge({"mine": [defense]}, x, y, ball, {taken: adaptive.transfer(PGD)})
 
 
@@ -580,5 +582,5 @@ def test_a_defense_in_train_mode_is_judged_in_eval_mode_and_gets_its_modes_back(
 
 def test_judge_asks_for_a_list_of_defenses_where_it_gets_one():
     defense, x, y, ball = case()
-    with pytest.raises(ValueError, match="expected a list of defenses"):
+    with pytest.raises(ValueError, match="expected a list of networks"):
         judge({"dent": defense}, x, y, ball, {})

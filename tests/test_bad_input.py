@@ -26,12 +26,14 @@ from adv_lib import (
     danskin,
     data,
     dent,
+    diagnostics,
     dual,
     evaluation,
     exact,
     linear,
     losses,
     models,
+    optimisers,
     plots,
     stack,
     training,
@@ -438,7 +440,7 @@ class Squared(nn.ReLU):
 
 
 def along(x=x[:1], y=labels[:1], directions=(x[1:2],), distances=(eps,), **options):
-    return evaluation.loss_along(net, x, y, directions, *distances, **options)
+    return diagnostics.loss_along(net, x, y, directions, *distances, **options)
 
 
 def fit(data=(x, y), inner=lambda m, x, y: m(x)[:, 0], epochs=1, lr=0.1, model=None, **options):
@@ -478,7 +480,6 @@ def of_inner_maxima():
         yield "training.trades", lambda b=beta: training.trades(cube, g, b), f"beta ≥ 0 {beta}"
     yield "training.fast", lambda: training.fast(cube, None), "a generator None"
     yield "training.trades", lambda: training.trades(cube, None), "a generator None"
-    yield "training.trades", lambda: training.trades(cube, g, steps=-1), "steps ≥ 0 -1"
     for method in ("lp", "exact", None):
         inner = training.certified(cube, method)
         yield "training.certified", lambda f=inner: f(net, x, labels), f"'dual' {method!r}"
@@ -623,19 +624,20 @@ def of_adaptive_attacks():
     for number in (0, -1):
         yield "adaptive.eot", lambda m=number: adaptive.eot(attacks.fgsm, m), f"draws ≥ 1 {number}"
         yield "adaptive.gmsa", lambda r=number: adaptive.gmsa(attacks.fgsm, r), f"rounds ≥ 1 {number}"
-    name, defense = "adaptive.judge", dent.Dent(models.mlp([2, 4, 3], norm=True), steps=1)
-    yield from judged(name, lambda x, y, ball, a: adaptive.judge({"a": [defense]}, x, y, ball, {"b": a}))
+    name, defense = "evaluation.table", dent.Dent(models.mlp([2, 4, 3], norm=True), steps=1)
+    whole = partial(evaluation.table, whole_batches=True)
+    yield from judged(name, lambda x, y, ball, a: whole({"a": [defense]}, x, y, ball, {"b": a}))
 
     def call(rows=None, given=None, **options):
         rows, given = {"a": [defense]} if rows is None else rows, given or {"FGSM": attacks.fgsm}
-        adaptive.judge(rows, x, labels, cube, given, **options)
+        evaluation.table(rows, x, labels, cube, given, whole_batches=True, **options)
 
     yield name, lambda: call({}), "at least one"
     yield name, lambda: call({"a": []}), "at least one {'a': 0}"
     unequal = {"a": [defense], "b": [defense, defense]}
     yield name, lambda: call(unequal), "as many {'a': 1, 'b': 2}"
-    for taken in ("clean", "union"):
-        yield name, lambda t=taken: call(given={t: attacks.fgsm}), f"other names {taken}"
+    for taken in ("clean", "worst"):
+        yield name, lambda t=taken: call(given={t: attacks.fgsm}), f"different names {taken}"
     for size in (0, -1):
         yield name, lambda s=size: call(batch_size=s), f"batch_size ≥ 1 {size}"
     yield (
@@ -717,7 +719,7 @@ def of_tables():
 
 def of_symptoms():
     """What masking refuses."""
-    name, masking = "evaluation.masking", evaluation.masking
+    name, masking = "diagnostics.masking", diagnostics.masking
     yield from judged(name, lambda x, y, ball, a: masking(net, x, y, ball, a, queries=5))
     yield name, lambda: masking(net, x, labels, Ball(INF, 0.1)), "ball with a box"
     yield name, lambda: masking(net, x, labels, cube, queries=0), "queries ≥ 1 0"
@@ -730,7 +732,7 @@ def of_symptoms():
 
 def of_landscapes():
     """What a landscape refuses."""
-    name, draw = "evaluation.landscape", partial(evaluation.landscape, net)
+    name, draw = "diagnostics.landscape", partial(diagnostics.landscape, net)
     yield name, lambda: draw(x, labels, ball, eps), "one sample 4"
     yield name, lambda: draw(x[:1], labels[:2], ball, eps), "1 labels (2,)"
     yield name, lambda: draw(x[:1], labels[:1] + 9, ball, eps), "labels from 0 to 2 9"
@@ -951,8 +953,7 @@ def table():
     yield "training.fit", lambda: fit(lr=INF), "lr < ∞ inf"
     yield "training.fit", lambda: fit(batch_size=0), "batch_size ≥ 1 =0"
     for momentum in (-0.1, 1.0, NAN):
-        words = f"0 ≤ momentum < 1 momentum={momentum}"
-        yield "training.fit", lambda m=momentum: fit(momentum=m), words
+        yield "optimisers.SGD", lambda m=momentum: optimisers.SGD(m), f"0 ≤ momentum < 1 {momentum}"
 
     for wrong, words in (
         (lambda m, x, y: m(x), "(4,) (4, 1)"),
@@ -996,7 +997,7 @@ def table():
     yield from of_landscapes()
     for values in ((), (1.0, NAN), (INF,), (1.0, -INF)):
         yield "evaluation.Spread", partial(evaluation.Spread, values), "finite numbers at least one"
-    name = "evaluation.loss_along"
+    name = "diagnostics.loss_along"
     yield name, lambda: along(x=x, y=labels), "one sample 4"
     yield name, lambda: along(x=x[:0], y=labels[:0]), "one sample 0"
     yield name, lambda: along(distances=()), "as many distances as directions 0 and 1"
@@ -1052,7 +1053,7 @@ HARMLESS = {
     "dual.in_parts",
     "dual.multipliers",
     "evaluation.Rate",
-    "evaluation.Symptom",
+    "diagnostics.Symptom",
     "evaluation.Table",
     "exact.Certificates",
     "exact.Margins",
@@ -1062,6 +1063,7 @@ HARMLESS = {
     "models.Normalise",  # holds the numbers of the weights, which models.imagenet reads
     "models.evaluating",
     "models.imagenet",  # takes nothing; offline it raises what tests/test_models.py expects
+    "optimisers.Optimiser",
     "plots.use_style",
     "projections.fill_largest_first",  # Ball has looked at what they are given
     "projections.fill_sphere",
@@ -1081,7 +1083,8 @@ HARMLESS = {
     "threat.Ball.subset",  # indexes, and lets the errors of indexing through
     "threat.Region",
     "training.Epoch",
-    "training.Schedule",  # only holds a function, and lets its errors through
+    "training.Settings",
+    "training.one_step",
     "training.digest",
     "training.progress",  # passes on what the run raises
     "widgets.Control",

@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from adv_lib import attacks, danskin, models, training
+from adv_lib.optimisers import SGD
 from adv_lib.threat import Ball
 
 kinds = st.sampled_from(["plain", "ties", "sparse", "uneven"])
@@ -570,7 +571,11 @@ def test_training_with_it_is_decided_by_its_generator():
     def trained(seed):
         model, x, y, ball = problem(dtype=torch.float32, n=12)
         inner = danskin.ddd(ball, seeded(seed), 3, steps=2)
-        list(training.fit(model, (x, y), inner, epochs=2, lr=0.5, batch_size=4, normalise=True))
+        list(
+            training.fit(
+                model, (x, y), inner, epochs=2, lr=0.5, batch_size=4, optimiser=SGD(normalise=True)
+            )
+        )
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     state = generators()
@@ -584,6 +589,8 @@ def test_training_with_it_raises_robust_accuracy(digits):
     ball, model = Ball(math.inf, 0.05, BOX), models.mlp([64, 30, 10])
     inner = danskin.ddd(ball, seeded(0), 3, steps=3)
     few = digits.x_train[:300], digits.y_train[:300]
-    list(training.fit(model, few, inner, epochs=20, lr=0.3, batch_size=50, normalise=True))
+    list(
+        training.fit(model, few, inner, epochs=20, lr=0.3, batch_size=50, optimiser=SGD(normalise=True))
+    )
     delta = attacks.pgd(model, *few, ball, steps=20)
     assert (model(few[0] + delta).argmax(1) == few[1]).float().mean() > 0.7

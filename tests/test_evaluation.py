@@ -26,14 +26,11 @@ from strategies import (
 from torch import nn
 
 from adv_lib import attacks, bounds, linear, losses, models
+from adv_lib.diagnostics import Symptom, landscape, loss_along, masking
 from adv_lib.evaluation import (
     Rate,
     Spread,
-    Symptom,
     Table,
-    landscape,
-    loss_along,
-    masking,
     rate,
     robust_accuracy,
     robust_accuracy_curve,
@@ -588,7 +585,7 @@ def test_every_symptom_is_counted_on_the_samples_that_it_names(p):
 
 
 def test_a_model_of_which_autograd_sees_nothing_has_a_gradient_of_0():
-    from adv_lib.evaluation import _slope
+    from adv_lib.diagnostics import _slope
 
     model, x, y, _ = case()
     for shape in ((60, 8), (60, 2, 4)):
@@ -614,17 +611,15 @@ def test_a_symptom_is_suspicious_beyond_one_percent_and_what_the_size_of_the_tes
 # ---- the loss around a sample ----
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin_loss])
 @pytest.mark.parametrize("p", ORDERS)
-def test_a_landscape_is_the_loss_along_the_steepest_step_and_a_random_one_of_the_same_size(p, loss):
+def test_a_landscape_is_the_loss_along_the_steepest_step_and_a_random_one_of_the_same_size(p):
+    loss = losses.cross_entropy
     model, x, y, ball = problem(1, n=1, p=p, K=6)
     t = torch.tensor([-1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
-    got = landscape(model, x, y, ball, t, loss=loss, generator=seeded(3))
+    got = landscape(model, x, y, ball, t)
     free = Ball(p, ball.eps)
     steepest = attacks.fgsm(model, x, y, free, loss=loss)
-    random = free.argmax(torch.randn(x.shape, generator=seeded(3), dtype=x.dtype))
-    by_default = torch.allclose(steepest, attacks.fgsm(model, x, y, free))
-    assert by_default == (loss is losses.cross_entropy)  # the strongest rival leads elsewhere
+    random = free.argmax(torch.randn(x.shape, generator=seeded(0), dtype=x.dtype))
     for u in (steepest, random):
         assert torch.linalg.vector_norm(u, p).item() == pytest.approx(ball.eps)
     assert got.shape == (4, 4)
@@ -635,18 +630,6 @@ def test_a_landscape_is_the_loss_along_the_steepest_step_and_a_random_one_of_the
     assert got[1, 1].item() == pytest.approx(loss(model(x), y).item(), abs=1e-12)
     torch.testing.assert_close(got[:, 1], loss_along(model, x, y, [steepest], t, loss=loss))
     assert not got.requires_grad
-
-
-def test_the_generator_decides_the_random_direction_and_nothing_else():
-    model, x, y, ball = problem(n=1)
-    t = torch.linspace(-1, 1, 3)
-    first, again, other, none = (
-        landscape(model, x, y, ball, t, generator=g) for g in (seeded(0), seeded(0), seeded(1), None)
-    )
-    assert torch.equal(first, again)
-    assert torch.equal(first, none)
-    torch.testing.assert_close(first[:, 1], other[:, 1])  # along the steepest step
-    assert not torch.allclose(first, other)
 
 
 def test_drawing_a_landscape_leaves_modes_statistics_and_gradients_alone():

@@ -27,7 +27,8 @@ ORDER = [
     "branching",
     "exact",
 ]
-ORDER += ["danskin", "training", "dent", "evaluation", "adaptive", "plots", "widgets", "checks"]
+ORDER += ["danskin", "optimisers", "_checkpoint", "training", "dent"]
+ORDER += ["evaluation", "diagnostics", "adaptive", "plots", "widgets", "checks"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 each = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 

@@ -12,6 +12,7 @@ from strategies import seeded, seeds
 from torch import nn
 
 from adv_lib import attacks, danskin, losses, models, training
+from adv_lib.optimisers import SGD
 from adv_lib.stack import Stack, drawn, members_of
 from adv_lib.threat import Ball
 
@@ -27,7 +28,7 @@ INNERS = {  # every inner maximum of the book, from the generators that it draws
     ),
     "APGD": lambda draws: training.adversarial(partial(attacks.apgd, steps=4), CUBE),
     "fast": lambda draws: training.fast(CUBE, draws),
-    "TRADES": lambda draws: training.trades(CUBE, draws, 3.0, steps=2),
+    "TRADES": lambda draws: training.trades(CUBE, draws, 3.0),
     "mixed": lambda draws: training.mixed(training.adversarial(pgd, CUBE), 0.3),
     "ramped": lambda draws: training.Ramp(lambda ball: training.adversarial(pgd, ball), CUBE, 0.1),
     "DDD": lambda draws: danskin.ddd(CUBE, draws, 3, steps=2),
@@ -87,7 +88,7 @@ def test_members_have_step_sizes_of_their_own_and_the_same_batches_if_there_is_o
 ):
     alone, sizes = networks(4, norm=True), (0.01, 0.1, 0.3, 1.0)
     stack, inner = Stack(alone), INNERS["PGD"](None)
-    options = {"momentum": momentum, "normalise": normalise}
+    options = {"optimiser": SGD(momentum, normalise)}
     falling = [lambda done, size=size: size * (1 - done) for size in sizes]
     together = trained(stack, inner, lr=lambda done: [f(done) for f in falling], **options)
     for e, network in enumerate(alone):
@@ -107,7 +108,7 @@ def test_members_have_shares_and_betas_of_their_own():
     inner, draws = INNERS["PGD"](None), [seeded(e) for e in range(3)]
     makers = {
         "mixed": lambda value, draws: training.mixed(inner, value),
-        "TRADES": lambda value, draws: training.trades(CUBE, draws, value, steps=2),
+        "TRADES": lambda value, draws: training.trades(CUBE, draws, value),
     }
     for make in makers.values():
         alone = networks(3)

@@ -20,6 +20,7 @@ from adv_lib import (
     danskin,
     data,
     dent,
+    diagnostics,
     dual,
     evaluation,
     exact,
@@ -83,8 +84,8 @@ CALLS = {
     "divergence": lambda: losses.divergence(x[:, :3], x[:, 1:]),
     "targeted": lambda: losses.targeted(x[:, :3], labels, targets),
     "targeted_all": lambda: losses.targeted_all(x[:, :3], labels, targets),
-    "loss_along": lambda: evaluation.loss_along(net, x[:1], labels[:1], [x[1:2]], eps),
-    "landscape": lambda: evaluation.landscape(net, x[:1], labels[:1], Ball(2, 0.1, BOX), eps),
+    "loss_along": lambda: diagnostics.loss_along(net, x[:1], labels[:1], [x[1:2]], eps),
+    "landscape": lambda: diagnostics.landscape(net, x[:1], labels[:1], Ball(2, 0.1, BOX), eps),
     "clean": lambda: training.clean(net, x, labels),
     "fast": lambda: training.fast(Ball(math.inf, 0.1, BOX), seeded(0))(net, x, labels),
     "ramp": lambda: training.Ramp(training.certified, cube).at(0.2)(net, x, labels),
@@ -169,7 +170,7 @@ for scope in ("batch", "sample"):
         for name, attack in ADAPTIVE.items()
     }
     CALLS[f"judge dent {scope}"] = lambda defense=defense: vars(
-        adaptive.judge({"a": [defense]}, x, labels, cube, ADAPTIVE, batch_size=4)
+        evaluation.table({"a": [defense]}, x, labels, cube, ADAPTIVE, whole_batches=True, batch_size=4)
     )
 
 for p in ORDERS:
@@ -197,7 +198,7 @@ for p in ORDERS:
                 "adversarial": lambda ball=ball: training.adversarial(attacks.fgsm, ball)(
                     net, x, labels
                 ),
-                "trades": lambda ball=ball: training.trades(ball, seeded(0), steps=2)(net, x, labels),
+                "trades": lambda ball=ball: training.trades(ball, seeded(0))(net, x, labels),
                 "certified loss": lambda ball=ball: training.certified(ball)(net, x, labels),
                 "mixed": lambda ball=ball: training.mixed(training.certified(ball), 0.5)(net, x, labels),
                 "table": lambda ball=ball: vars(
@@ -239,7 +240,7 @@ for p in ORDERS:
 
 for p in (2, math.inf):
     CALLS[f"masking p={p}"] = lambda p=p: [
-        tuple(symptom) for symptom in evaluation.masking(net, x, labels, Ball(p, eps, BOX), queries=5)
+        tuple(symptom) for symptom in diagnostics.masking(net, x, labels, Ball(p, eps, BOX), queries=5)
     ]
 
 each = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -378,11 +379,12 @@ def test_a_first_training_attack_and_rate_import_no_reader_and_no_compiler():
     program = """
 import math, sys
 from adv_lib import attacks, data, evaluation, losses, models, training
+from adv_lib.optimisers import SGD
 from adv_lib.threat import Ball
 digits = data.load("digits")
 network = models.mlp([64, 10])
 some = digits.x_train[:100], digits.y_train[:100]
-for _ in training.fit(network, some, training.clean, epochs=1, lr=0.1, momentum=0.9):
+for _ in training.fit(network, some, training.clean, epochs=1, lr=0.1, optimiser=SGD(0.9)):
     pass
 print(evaluation.robust_accuracy(network, *some, Ball(math.inf, 0.1, (0, 1)), [attacks.pgd]))
 data.photograph("flower")

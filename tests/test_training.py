@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from adv_lib import attacks, bounds, danskin, exact, linear, losses, models, training
 from adv_lib.data import Data
 from adv_lib.evaluation import robust_accuracy
+from adv_lib.optimisers import SGD
 from adv_lib.threat import Ball
 
 
@@ -158,7 +159,7 @@ INNERS = {  # (ball, generator) → inner
     "fgsm": lambda ball, generator: training.adversarial(attacks.fgsm, ball),
     "pgd": lambda ball, generator: training.adversarial(PGD, ball),
     "fast": training.fast,
-    "trades": lambda ball, generator: training.trades(ball, generator, 2.0, steps=4),
+    "trades": lambda ball, generator: training.trades(ball, generator, 2.0),
     "certified": lambda ball, generator: training.certified(ball),
     "mixed": lambda ball, generator: training.mixed(training.adversarial(PGD, ball), 0.5),
     "ddd": lambda ball, generator: danskin.ddd(ball, generator, 3, steps=2),
@@ -218,7 +219,7 @@ def test_trades_is_the_clean_loss_and_beta_times_the_divergence_to_a_point_of_th
 ):
     network, x, y, ball = problem(seed, p=p, box=box)
     model = Asked(network)
-    got = training.trades(ball, seeded(seed), beta, steps=3)(model, x, y)
+    got = training.trades(ball, seeded(seed), beta)(model, x, y)
     delta = model.inputs[-1] - x
     assert ball.contains(delta, x).all()
     apart = losses.divergence(network(x), network(x + delta))
@@ -243,13 +244,13 @@ def test_the_attack_of_trades_starts_at_noise_and_moves_the_prediction_away(p):
 def test_the_attack_of_trades_climbs_the_divergence_from_the_clean_prediction(p):
     network, x, y, ball = problem(p=p, n=30, eps=1.0)
     model = Asked(network)
-    training.trades(ball, seeded(0), steps=5)(model, x, y)
+    training.trades(ball, seeded(0))(model, x, y)
     still, start = network(x).detach(), model.inputs[1] - x
 
     def moved(z, y):
         return nn.functional.kl_div(z.log_softmax(1), still.softmax(1), reduction="none").sum(1)
 
-    expected = attacks.pgd(network, x, y, ball, steps=5, start=start, loss=moved, keep="last")
+    expected = attacks.pgd(network, x, y, ball, steps=10, start=start, loss=moved, keep="last")
     torch.testing.assert_close(model.inputs[-1], x + expected)
 
 
@@ -478,19 +479,6 @@ def test_a_ramped_loss_goes_from_the_clean_one_to_that_of_the_whole_ball(name):
         assert all((b >= a).all() for a, b in itertools.pairwise(losses_on_the_way))
 
 
-def test_a_run_asks_a_schedule_for_the_part_of_the_run_that_is_done():
-    model, x, y, _ = problem(n=10)
-    asked = []
-
-    def at(done):
-        asked.append(done)
-        return lambda model, x, y: 0 * training.clean(model, x, y) + done
-
-    epochs = run(model, (x, y), training.Schedule(at), epochs=2, batch_size=2)
-    assert asked == pytest.approx([i / 10 for i in range(10)])
-    assert [epoch.loss for epoch in epochs] == pytest.approx([0.2, 0.7])
-
-
 # ---- momentum, and steps of a given length ----
 
 
@@ -508,7 +496,7 @@ def test_a_step_goes_along_the_gradients_so_far_weighted_by_powers_of_the_moment
     by_hand = network_and_data()[0]
     seen, inner = batches_seen(training.clean)
     options = {"lr": lambda done: 0.3 * (1 - done), "batch_size": 6, "epochs": 2}
-    run(model, data, inner, momentum=momentum, normalise=normalise, **options)
+    run(model, data, inner, optimiser=SGD(momentum, normalise), **options)
     v = torch.zeros_like(weights(by_hand))
     for i, (x, y) in enumerate(seen):
         parts = torch.autograd.grad(training.clean(by_hand, x, y).mean(), list(by_hand.parameters()))
@@ -530,7 +518,7 @@ def test_a_normalised_step_is_as_long_as_lr_says_whatever_the_loss_is_multiplied
             lambda m, x, y, c=factor: c * training.clean(m, x, y),
             epochs=1,
             batch_size=len(x),
-            normalise=True,
+            optimiser=SGD(normalise=True),
         )
         assert (weights(model) - before).norm().item() == pytest.approx(0.1, rel=1e-4)
 
@@ -538,8 +526,53 @@ def test_a_normalised_step_is_as_long_as_lr_says_whatever_the_loss_is_multiplied
 def test_where_the_gradient_is_0_a_normalised_step_stays():
     model, data = network_and_data()
     before = weights(model)
-    run(model, data, lambda m, x, y: 0 * training.clean(m, x, y), normalise=True)
+    run(model, data, lambda m, x, y: 0 * training.clean(m, x, y), optimiser=SGD(normalise=True))
     assert torch.equal(weights(model), before)
+
+
+# ---- what is done with a batch ----
+
+
+def test_an_update_decides_how_often_a_batch_is_stepped_on():
+    def twice(model, gradient, descend):
+        first = gradient()
+        descend()
+        gradient()
+        descend()
+        return first
+
+    model, (x, y) = network_and_data()
+    by_hand, step = network_and_data()[0], {"epochs": 1, "batch_size": len(x)}
+    (epoch,) = run(model, (x, y), training.clean, update=twice, **step)
+    losses_ = [run(by_hand, (x, y), training.clean, **step)[0].loss for _ in range(2)]
+    assert epoch.loss == losses_[0]
+    torch.testing.assert_close(weights(model), weights(by_hand))
+
+
+def test_an_update_may_take_the_gradient_at_other_weights():
+    """A step up in the weights first, undone before the step down, as in weight perturbation."""
+
+    def perturbed(model, gradient, descend):
+        before = weights(model)
+        gradient()
+        up = torch.cat([p.grad.flatten() for p in model.parameters()])
+        nn.utils.vector_to_parameters(before + 0.1 * up, model.parameters())
+        loss = gradient()
+        nn.utils.vector_to_parameters(before, model.parameters())
+        descend()
+        return loss
+
+    model, (x, y) = network_and_data()
+    shadow = network_and_data()[0]
+    run(model, (x, y), training.clean, update=perturbed, epochs=1, batch_size=len(x))
+    start = weights(shadow)
+
+    def slope():
+        loss = training.clean(shadow, x, y).mean()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(shadow.parameters()))])
+
+    nn.utils.vector_to_parameters(start + 0.1 * slope(), shadow.parameters())
+    torch.testing.assert_close(weights(model), start - 0.1 * slope())
 
 
 # ---- the step size, what is watched, and the best ----
@@ -729,7 +762,7 @@ def test_a_run_with_statistics_and_a_ramp_goes_on_to_the_same_weights_after_ever
 
 @pytest.mark.parametrize("normalise", [False, True])
 def test_a_run_with_momentum_goes_on_to_the_same_weights_after_every_epoch(normalise, tmp_path):
-    options = settings_of(None) | {"momentum": 0.9, "normalise": normalise}
+    options = settings_of(None) | {"optimiser": SGD(0.9, normalise)}
     model, data = network_and_data()
     run(model, data, training.clean, **options)
     for epochs in range(1, 4):
@@ -766,8 +799,8 @@ OTHERS = {
     "a step size": {"lr": 0.2},
     "batches": {"batch_size": 5},
     "best": {"best": None},
-    "momentum": {"momentum": 0.5},
-    "normalised": {"normalise": True},
+    "momentum": {"optimiser": SGD(0.5)},
+    "normalised": {"optimiser": SGD(normalise=True)},
     "data": {"n": 19},
 }
 
