@@ -142,31 +142,29 @@ def best_slopes(
     x: Tensor,
     y: Tensor,
     ball: Ball,
-    method: str = "crown",
     *,
     layer_bounds: Sequence[Bounds] | None = None,
     steps: int = 20,
 ) -> list[Tensor]:
     """The lower slopes α for `margins`, made better by gradient ascent: (n, K, *shape) for each ReLU.
 
-    Every class of every sample has its own. The ascent begins at the slopes of the method and keeps the
-    best that it meets, so margins with these slopes, the same method and layer_bounds are never smaller.
-    method:       "dual" or "crown", for the start, and for the layer bounds if none are given.
-    layer_bounds: as in `margins`; held fixed.  steps: of the ascent, ≥ 0.
-    Raises ValueError for other methods, for steps < 0, and what `margins` raises.
+    Every class of every sample has its own. The ascent begins at the slopes of "crown" and keeps the
+    best that it meets, so margins with these slopes and the same layer_bounds are never smaller.
+    layer_bounds: as in `margins`, None for those of "crown"; held fixed.  steps: of the ascent, ≥ 0.
+    Raises ValueError for steps < 0, and what `margins` raises.
     Source: Xu et al. 2021, without the optimisation of the layer bounds.
     """
-    pieces = _pieces(model, x, method, tuple(dual.SLOPES))
+    pieces = _pieces(model, x, "crown")
     check_labels(pieces, x, y)
     check_bounds(pieces, x, layer_bounds)
     K = math.prod(pieces[-1].shape_out)
     with torch.inference_mode(False), torch.no_grad():  # what is cloned here can have gradients
         x, parts = x.detach().clone(), []
         pieces = [piece.detach() for piece in pieces]
-        layers = pre_activations(model, x, ball, method) if layer_bounds is None else layer_bounds
+        layers = pre_activations(model, x, ball, "crown") if layer_bounds is None else layer_bounds
         for rows in runs(len(x), K * width(pieces), x.device):
             given = _some(layers, rows, x)
-            start = [dual.lines(pair, method).lower.repeat_interleave(K, 1) for pair in given]
+            start = [dual.lines(pair, "crown").lower.repeat_interleave(K, 1) for pair in given]
             region, c = ball.subset(rows).region(x[rows]), _towards(y[rows], K).to(x)
             parts.append(dual.ascend(pieces, given, x[rows], region, c, start, steps))
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]

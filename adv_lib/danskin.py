@@ -317,7 +317,7 @@ def ddd(
     """Danskin's descent direction, as the inner maximum of `training.fit`: Σ_i α_i ℓ(f(x + δ⁽ⁱ⁾), y).
 
     The weights α are those of the shortest mixture of the m gradients, and are held still: so the
-    gradient of the mean over the batch is that mixture. Normalised steps: `fit(normalise=True)`.
+    gradient of the mean over the batch is that mixture. For normalised steps `optimisers.SGD`.
 
     m:     perturbations a sample (`perturbations`); 1 is adversarial training.
     steps: those of the attack.

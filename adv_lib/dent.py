@@ -145,7 +145,7 @@ class Dent(nn.Module):
     scope:     "batch" for one Σ and Δ a batch (dent), "sample" for one a sample (dent+).
     adapt:     what moves: Δ in the "model", Σ at the "input", or "both".
     objective: what is minimised: logits (n, K) → (n,), such as `losses.entropy` or `losses.information`.
-    optimiser: "adamod" with the constants of the released code, "adam" or "sgd".
+    optimiser: "adamod" with the constants of the released code, or "sgd".
     unroll:    whether the gradient of the output in x goes through the steps. Without it, as published,
                the output depends on x as if Σ and Δ were constants.
 
@@ -266,36 +266,23 @@ class Dent(nn.Module):
         return vmap(self.objective, in_dims=1, out_dims=1)(each).flatten()
 
 
-# ---- the steps of three optimisers: slope, memory, number from 1 → move, memory ----
+# ---- the steps of two optimisers: slope, memory, number from 1 → move, memory ----
 
 
 def _sgd(slope: Tensor, memory: None, step: int) -> tuple[Tensor, None]:
     return slope, None
 
 
-def _adam(
-    slope: Tensor, memory: tuple[Tensor, Tensor] | None, step: int
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Adam [Kingma & Ba 2015], with its small constant under the root, where it has a slope at 0."""
-    size, m, v = _moments(slope, memory, step, (0.9, 0.999))
-    return size * m, (m, v)
-
-
 def _adamod(
     slope: Tensor, memory: tuple[Tensor, Tensor, Tensor] | None, step: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """AdaMod [Ding et al. 2019]: Adam whose step sizes may not exceed their own running mean."""
-    size, m, v = _moments(slope, memory, step, (0.99, 0.999))
+    m, v = memory[:2] if memory else (torch.zeros_like(slope), torch.zeros_like(slope))
+    m, v = m.lerp(slope, 0.01), v.lerp(slope**2, 0.001)
+    # Adam's step size, with its small constant under the root, where it has a slope at 0
+    size = (v / (1 - 0.999**step) + 1e-16).rsqrt() / (1 - 0.99**step)
     bound = memory[2].lerp(size, 0.4) if memory else 0.4 * size
     return torch.minimum(size, bound) * m, (m, v, bound)
 
 
-def _moments(slope, memory, step, betas) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam's step size for each entry and its two running means."""
-    m, v = memory[:2] if memory else (torch.zeros_like(slope), torch.zeros_like(slope))
-    m, v = m.lerp(slope, 1 - betas[0]), v.lerp(slope**2, 1 - betas[1])
-    size = (v / (1 - betas[1] ** step) + 1e-16).rsqrt() / (1 - betas[0] ** step)
-    return size, m, v
-
-
-_STEPS = {"adamod": _adamod, "adam": _adam, "sgd": _sgd}
+_STEPS = {"adamod": _adamod, "sgd": _sgd}
