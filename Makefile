@@ -20,7 +20,7 @@ export TQDM_DISABLE = 1
 check test: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL = help
-.PHONY: help book serve pdf slides student nbgrader check lint test test-colab bench reproduce weigh weights lock fork clean
+.PHONY: imports help book serve pdf slides student nbgrader check lint test test-colab bench reproduce weigh weights lock fork clean
 
 help:  ## say what there is (this list)
 	@echo "make TARGET, where TARGET is one of"
@@ -99,6 +99,9 @@ reproduce: $(STAMP)  ## write book/reproduced.md from the kept results (PART=mni
 
 weigh: $(STAMP)  ## time every chapter, before and after it was made light, for book/benchmarks.md
 	@$(PY) -m benchmarks.weight
+
+imports: $(STAMP)  ## draw which module imports which, for CONTRIBUTING.md
+	@$(PY) book/_tools/import_graph.py
 
 weights: $(STAMP)  ## train the networks that the package ships for the digits again
 	@$(PY) book/_tools/weights.py

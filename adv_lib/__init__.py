@@ -1,6 +1,30 @@
 """adv_lib: the attacks, bounds and defenses behind *Adversarial Robustness, Hands On*.
 
 Each module is one idea of the book. Import what you need: ``from adv_lib.threat import Ball``.
+
+I want …, so I call …:
+
+    a perturbation that breaks this image                 attacks.pgd
+    the accuracy under several attacks, and its interval  evaluation.robust_accuracy
+    a table of networks, attacks and proofs               evaluation.table
+    to know whether an attack is blind                    diagnostics.masking
+    a proof that no perturbation breaks this image, fast  bounds.margins
+    the tightest proof by one backward pass               bounds.best_slopes
+    yes or no, whatever it takes                          exact.certify
+    a network trained against an attack                   training.adversarial
+    a network trained to be easy to prove                 training.certified
+    many networks trained as one                          stack.Stack
+    to attack a defense that adapts                       adaptive.unrolled
+    the threat model: norm, radius, box                   threat.Ball
+
+In the order in which data flow, each imports only what stands before it:
+
+    sets and losses        projections, threat, data, models, stack, losses, linear
+    attacks                attacks
+    bounds                 affine, conjugates, dual, relaxation, bounds, branching, exact
+    training and defenses  danskin, optimisers, training, dent
+    judging                evaluation, diagnostics, adaptive
+    showing                plots, widgets, checks
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -1,6 +1,8 @@
 """Data flows one way: no module imports a module further on."""
 
 import ast
+import html
+import runpy
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,9 @@ def test_every_module_and_public_function_says_what_it_is(file):
     kinds = ast.FunctionDef | ast.ClassDef
     public = [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
     assert [n.name for n in public if not ast.get_docstring(n)] == []
+
+
+def test_the_picture_of_the_imports_shows_the_imports_of_today():
+    tools = runpy.run_path(str(PACKAGE.parent / "book/_tools/import_graph.py"))
+    picture = (PACKAGE.parent / ".github/imports.svg").read_text("utf-8")
+    assert tools["text"](tools["reduced"](tools["graph"]())) in html.unescape(picture)

@@ -17,7 +17,7 @@ PAGE = "book/api"
 PACKAGE = "adv_lib"
 ROOT = Path(__file__).parents[2]
 BRIEF = {"checks": "Verdict"}  # the other names of that module are the exercises' own
-HEADING = re.compile(r"^## `(\w+)`$", re.MULTILINE)
+HEADING = re.compile(r"^### `(\w+)`$", re.MULTILINE)
 ITEM = r"(?:Returns|Raises|Yields|Source:)"
 NAMES = re.compile(r"(\w+(?:, \w+)*): +")
 MARKED = re.compile(rf"({ITEM}) *")
@@ -50,9 +50,10 @@ def used(module: str) -> str:
     if chapters:
         links = [f"[Chapter {int(c.name[:2])}](../chapters/{c.name})" for c in chapters]
         return f"Used in {', '.join(links)}."
-    files = sorted(ROOT.glob(f"{PACKAGE}/*.py"))
-    links = [f"[`{f.stem}`](#{PACKAGE}.{f.stem})" for f in files if module in imports(f)]
-    return f"Behind {', '.join(links)}."
+    files = sorted(ROOT.glob(f"{PACKAGE}/**/*.py"))
+    inside = [f.relative_to(ROOT / PACKAGE).parts[0] for f in files if module in imports(f)]
+    shown = sorted({name.removesuffix(".py") for name in inside if not name.startswith("_")})
+    return f"Behind {', '.join(f'[`{user}`](#{PACKAGE}.{user})' for user in shown)}."
 
 
 @cache
@@ -188,7 +189,7 @@ def public(module) -> list[tuple[str, object]]:
         (name, member)
         for name, member in vars(module).items()
         if (inspect.isfunction(member) or inspect.isclass(member))
-        and member.__module__ == module.__name__
+        and f"{member.__module__}.".startswith(f"{module.__name__}.")
         and not name.startswith("_")
         and brief in (None, name)
     ]
