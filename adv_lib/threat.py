@@ -248,5 +248,7 @@ class Region:
 
     def project(self, rows: Tensor) -> Tensor:
         """The nearest point of Δ(x) to every row of (n, d)."""
+        if self.p == math.inf:
+            return rows.clamp(self.low, self.high)
         room = torch.where(rows >= 0, self.high, -self.low)
         return rows.sign() * projections.nearest(rows.abs(), room, self.eps, self.p)

@@ -15,6 +15,8 @@ import pytest
 from docutils.parsers.rst import roles
 from test_imports import ORDER
 
+import adv_lib
+
 PATH = Path(__file__).parents[1] / "book/_ext/api_reference.py"
 spec = importlib.util.spec_from_file_location("api_reference", PATH)
 api = importlib.util.module_from_spec(spec)
