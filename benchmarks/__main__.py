@@ -1,26 +1,20 @@
 """Run parts of the benchmarks and write their page: `python -m benchmarks bench speed l1`.
 
-The first word is the page, `bench` or `reproduce`; then come the parts to run, or `all`.
+The first word is the page, `bench` or `reproduce`; then come the parts to run, or `all`. A part is the
+module of its name: its `section` takes MNIST and returns a text, or a text and the figures in it.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-import time
 
 import torch
 
 from adv_lib import data
 
 from . import networks, pages, results
-
-MODULES = {
-    "l1": "sparse",
-    "linear": "mnist_linear",
-    "mnist": "mnist_attacks",
-    "training": "mnist_training",
-}
+from .timing import Timer
 
 
 def main(page: str, *names: str) -> None:
@@ -46,14 +40,14 @@ def run(names: tuple[str, ...]) -> None:
     torch.set_num_threads(1)  # two wait for each other when anything else runs
     torch.backends.cudnn.allow_tf32 = False  # as exact as on a CPU
     for name in names:
-        begin = time.perf_counter()
+        timer = Timer()
         print(f"== {name} ==", flush=True)
-        found = importlib.import_module(f"benchmarks.{MODULES.get(name, name)}").section(mnist)
+        found = importlib.import_module(f"benchmarks.{name}").section(mnist)
         text, figures = (found, ()) if isinstance(found, str) else found
         ran_on = " and ".join(sorted(networks.RAN_ON)) or results.machine()
         networks.RAN_ON.clear()
         results.save(name, text, list(figures), ran_on)
-        print(f"{text}\n{name} took {time.perf_counter() - begin:.0f} s", flush=True)
+        print(f"{text}\n{name} took {timer.clock():.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adv_lib import attacks, bounds, data, exact, losses, models, training
+from adv_lib import attacks, bounds, data, exact, losses
 from adv_lib.affine import affine_pieces
 from adv_lib.threat import Ball
 
-from . import networks
+from . import networks, tables
+from .timing import Timer
 
+MOST = 60  # target: seconds by the clock of the exact column, on 2 cores
 N = 200
 LIMIT = 20000  # linear programs that the search may solve for an image
 TIMED = 0.05
@@ -68,8 +69,6 @@ brackets: another run, with an earlier network of the same settings. How many of
 images keep their class for every δ with ‖δ‖∞ ≤ ε in the box [0, 1]? The network gets {right} of them
 right ({another_right}). Command: `make bench PART=certified`.
 
-| ε | {methods} |
-|---|{rules}
 {table}
 
 Each column but the last counts images with a proof, the last those without a counterexample. *Not
@@ -84,14 +83,12 @@ columns are subsets:
 {chains}.
 Is it so at every ε? {nested}. No theorem orders the others; here: {loose}.
 
-| at ε = {timed} | seconds by the clock | CPU seconds | / LP on interval bounds | / LP on LP bounds |
-|---|---|---|---|---|
 {times}
 
 The {n} images once, on {cores} cores: with `jobs=-1` where there are programs to solve, and with one
 thread of PyTorch elsewhere; times include the layer bounds, ratios are of CPU seconds. What else the
 machine does slows the clock; its load was {load:.1f} when this began. Target: the exact column in under
-60 s by the clock on 2 cores: {exact:.1f} s, {met}.
+{most} s by the clock on 2 cores: {exact:.1f} s, {met}.
 
 {difference}
 """
@@ -103,18 +100,6 @@ class Column(NamedTuple):
     counted: Tensor
     seconds: tuple[float, float] = (math.nan, math.nan)
     certificates: exact.Certificates | None = None
-
-
-def small(pair: data.Data) -> nn.Sequential:
-    """784-50-20-10, trained as published from seed 0."""
-    generator = torch.Generator().manual_seed(0)
-
-    def train(model: nn.Module) -> None:
-        settings = {"epochs": 10, "lr": 0.1, "generator": generator}
-        for _ in training.fit(model, (pair.x_train, pair.y_train), training.clean, **settings):
-            pass
-
-    return networks.kept("published_small_0", models.mlp([784, 50, 20, 10], generator), train)
 
 
 def not_elided(model: nn.Sequential, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
@@ -167,10 +152,10 @@ def columns(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> dict[str,
     }
     found = {}
     for name, run in runs.items():
-        begin = time.perf_counter(), time.process_time()
+        timer = Timer()
         with torch.no_grad():
             result = run()
-        seconds = time.perf_counter() - begin[0], time.process_time() - begin[1]
+        seconds = timer.clock(), timer.cpu()
         if name == "exact":
             found[name] = Column(result.are("robust"), seconds, result)
         else:
@@ -181,7 +166,7 @@ def columns(model: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> dict[str,
 
 def section(pair: data.Data) -> str:
     """Every method at every ε, and a closer look where a search and an attack disagree."""
-    model, x, y = small(pair), pair.x_test[:N], pair.y_test[:N]
+    model, x, y = networks.mnist_small(pair), pair.x_test[:N], pair.y_test[:N]
     load = os.getloadavg()[0]
     found = {eps: columns(model, x, y, eps) for eps in ANOTHER_RUN}
     breaks = [extra for chain in CHAINS for pair in pairwise(chain) if (extra := not_in(found, *pair))]
@@ -200,9 +185,7 @@ def section(pair: data.Data) -> str:
         n=N,
         right=int(survives(model, x, y, torch.zeros_like(x)).sum()),
         another_right=ANOTHER_RIGHT,
-        methods=" | ".join(METHODS),
-        rules="---|" * len(METHODS),
-        table="\n".join(row(eps, found[eps]) for eps in found),
+        table=tables.table(("ε", *METHODS), (row(eps, found[eps]) for eps in found)),
         limit=LIMIT,
         chains=";\n".join(" ⊂ ".join(chain) for chain in CHAINS),
         nested="**No**: " + "; ".join(breaks) if breaks else "Yes",
@@ -212,11 +195,12 @@ def section(pair: data.Data) -> str:
         where=f"{most[1]}, ε = {most[0]}",
         timed=TIMED,
         stages=", ".join(f"{name} {count}" for name, count in stages.most_common()),
-        times="\n".join(times(found[TIMED])),
+        times=times(found[TIMED]),
         cores=os.cpu_count(),
         load=load,
+        most=MOST,
         exact=last.seconds[0],
-        met="met" if last.seconds[0] < 60 else "**not met**",
+        met=tables.verdict(last.seconds[0] < MOST),
         difference=difference(model, x, y, found),
     )
 
@@ -228,34 +212,33 @@ def not_in(found: dict[float, dict[str, Column]], a: str, b: str) -> str:
     return counts and f"not all of {a} in {b} ({counts})"
 
 
-def times(found: dict[str, Column]) -> list[str]:
-    """The lines of the second table."""
-    lines = []
+def times(found: dict[str, Column]) -> str:
+    """The second table."""
+    rows, programs = [], ("LP on interval bounds", "LP on LP bounds")
     for name in METHODS:
         clock, cpu = found[name].seconds
-        ratios = [cpu / found[lp].seconds[1] for lp in ("LP on interval bounds", "LP on LP bounds")]
-        lines.append(f"| {name} | " + " | ".join(f"{v:.2g}" for v in (clock, cpu, *ratios)) + " |")
-    return lines
+        ratios = [cpu / found[lp].seconds[1] for lp in programs]
+        rows.append((name, *(f"{v:.2g}" for v in (clock, cpu, *ratios))))
+    head = (f"at ε = {TIMED}", "seconds by the clock", "CPU seconds", *(f"/ {lp}" for lp in programs))
+    return tables.table(head, rows)
 
 
-def row(eps: float, found: dict[str, Column]) -> str:
+def row(eps: float, found: dict[str, Column]) -> list[object]:
     """One line of the first table."""
-    cells = []
+    cells: list[object] = [eps]
     for name, count in zip(METHODS, ANOTHER_RUN[eps], strict=True):
         ours = str(int(found[name].counted.sum()))
         if found[name].certificates:
             words = ("robust", "broken", "unknown")
             ours = " / ".join(str(found[name].certificates.status.count(word)) for word in words)
         cells.append(ours if count is None else f"{ours} ({count})")
-    return f"| {eps} | {' | '.join(cells)} |"
+    return cells
 
 
 DIFFERENCE = """Images that PGD leaves standing and `exact.certify` does not call robust. The margin is
 the smallest z_y − z_k, from `exact.margins`:
 
-| ε | image | class | answer, from | smallest margin | of class | longer PGD | PGD with targets |
-|---|---|---|---|---|---|---|---|
-{lines}
+{table}
 
 Longer PGD takes 100 steps from 50 starts; with targets, 100 steps from 10 starts towards every other
 class. Of these {n} images the longer one breaks {more}, the one with targets {aimed}."""
@@ -263,7 +246,7 @@ class. Of these {n} images the longer one breaks {more}, the one with targets {a
 
 def difference(model: nn.Sequential, x: Tensor, y: Tensor, found: dict) -> str:
     """Image by image: what PGD did not break and the search did not prove."""
-    lines, more, aimed = [], 0, 0
+    rows, more, aimed = [], 0, 0
     for eps, result in found.items():
         left = result["not broken by PGD"].counted & ~result["exact"].counted
         for i in left.nonzero().flatten().tolist():
@@ -275,15 +258,19 @@ def difference(model: nn.Sequential, x: Tensor, y: Tensor, found: dict) -> str:
             k = int(minimum.attained.argmin())
             proof = "" if minimum.closed[0, k] else f", proved {minimum.margins.min():.6f}"
             given = result["exact"].certificates
-            lines.append(
-                f"| {eps} | {i} | {int(y[i])} | {given.status[i]}, {given.stage[i]} "
-                f"| {minimum.attained[0, k]:.6f}{proof} | {k} "
-                f"| {'stands' if stronger else 'broken'} | {'stands' if targeted else 'broken'} |"
+            answer, least = (
+                f"{given.status[i]}, {given.stage[i]}",
+                f"{minimum.attained[0, k]:.6f}{proof}",
             )
-            print(f"  {lines[-1]}", flush=True)
-    if not lines:
+            ends = ("stands" if stands else "broken" for stands in (stronger, targeted))
+            rows.append(tables.printed(eps, i, int(y[i]), answer, least, k, *ends))
+    if not rows:
         return "`exact.certify` proves every image that PGD leaves standing, at every ε."
-    return DIFFERENCE.format(lines="\n".join(lines), n=len(lines), more=more, aimed=aimed)
+    head = (
+        *("ε", "image", "class", "answer, from"),
+        *("smallest margin", "of class", "longer PGD", "PGD with targets"),
+    )
+    return DIFFERENCE.format(table=tables.table(head, rows), n=len(rows), more=more, aimed=aimed)
 
 
 def aim(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> bool:

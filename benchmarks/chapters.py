@@ -13,6 +13,7 @@ from typing import NamedTuple
 import nbformat
 from nbclient import NotebookClient
 
+from . import tables
 from .results import FAILED, REPRODUCED, SMALLER, Figure
 
 CHAPTERS = Path(__file__).parent.parent / "chapters"
@@ -168,8 +169,6 @@ handwritten digits or on the same toys. The command runs the chapters and asks t
 *Reproduced at smaller scale*: the digits agree with the claim. Digits that disagree do not say that it
 is wrong where it was made.
 
-| claim | published | ours | chapter | status |
-|---|---|---|---|---|
 {table}
 """
 
@@ -188,7 +187,7 @@ def answers(chapter: str, questions: dict[str, str]) -> dict:
 def section(_pair: object) -> tuple[str, list[Figure]]:
     """Every claim with what its chapter found."""
     found = {chapter: answers(chapter, asked) for chapter, asked in QUESTIONS.items()}
-    lines, figures = [], []
+    rows, figures = [], []
     for claim in CLAIMS:
         here = found[claim.chapter]
         holds = claim.holds(here)
@@ -197,5 +196,6 @@ def section(_pair: object) -> tuple[str, list[Figure]]:
         figures.append(Figure(claim.source, claim.what, claim.published, ours, status, why))
         number = int(claim.chapter[:2])
         link = f"[{number}](../chapters/{claim.chapter}.ipynb)"
-        lines.append(f"| {claim.what} | {claim.published} | {ours} | {link} | {status} |")
-    return TEXT.format(table="\n".join(lines)), figures
+        rows.append((claim.what, claim.published, ours, link, status))
+    head = ("claim", "published", "ours", "chapter", "status")
+    return TEXT.format(table=tables.table(head, rows)), figures

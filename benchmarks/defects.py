@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adv_lib import attacks, models
 
-from . import peers
+from . import peers, tables
 
 PS = (math.inf, 2)
 
@@ -233,14 +233,11 @@ def section(_pair) -> str:
             except Exception as error:
                 cells[name, label] = "**fails**"
                 errors.setdefault(f"{name}: {peers.clause(error)}", []).append(label)
-    lines = ["| | " + " | ".join(NAMES) + " |", "|---" * (len(NAMES) + 1) + "|"]
-    lines += [
-        f"| {label} | " + " | ".join(cells[name, label] for name in NAMES) + " |" for label in BAD | GOOD
-    ]
+    rows = ((label, *(cells[name, label] for name in NAMES)) for label in BAD | GOOD)
     clean = all(cells["adv_lib", label] == ("no" if label in BAD else "yes") for label in BAD | GOOD)
     return TEXT.format(
         bad=len(BAD),
-        table="\n".join(lines),
+        table=tables.table(("", *NAMES), rows),
         errors="\n".join(f"- {error} ({'; '.join(labels)})" for error, labels in errors.items()),
         verdict="met" if clean else "not met",
     )

@@ -1,4 +1,4 @@
-"""Other ways to the bounds of `adv_lib.dual`: CROWN by hand, auto_LiRPA and convex_adversarial.
+"""Other ways to the bounds of `adv_lib.dual`: its parts, CROWN by hand, other libraries.
 
 All for p = ∞ with the box [0, 1]. What a library prepares once for a network, its adapter prepares.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import sys
 import types
 import warnings
@@ -18,8 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adv_lib.affine import Bounds
+from adv_lib import bounds, dual
+from adv_lib.affine import Bounds, affine_pieces
+from adv_lib.threat import Ball
 
+STEPS = 20  # of the ascent to the best slopes
 Margins = Callable[[Tensor, Tensor], Tensor]  # (x, y) → lower bounds on z_y − z_k, (n, K)
 
 
@@ -27,6 +31,39 @@ def towards(y: Tensor, like: Tensor, K: int = 10) -> Tensor:
     """e_y − e_k for every class k: (n, K, K)."""
     one = torch.eye(K, dtype=like.dtype)
     return one[y].unsqueeze(1) - one
+
+
+# ---- by the parts of the package ----
+
+
+def region(eps: float) -> Ball:
+    """Every ball of these comparisons."""
+    return Ball(math.inf, eps, (0, 1))
+
+
+def alone(model: nn.Sequential, x: Tensor, ball: Ball, method: str) -> list[Bounds]:
+    """The pre-activation bounds of all units by the dual network alone, without intervals."""
+    pieces = affine_pieces(model, x.shape[1:], x.dtype)
+    layers = bounds.pre_activations(model, x, ball)[:1]
+    for depth, piece in enumerate(pieces[1:-1], 1):
+        relus = [dual.lines(layer, method) for layer in layers]
+        one = torch.eye(math.prod(piece.shape_out), dtype=x.dtype)
+        sample = torch.arange(len(x)).repeat_interleave(len(one))
+
+        def both(rows: Tensor, one: Tensor = one) -> Tensor:
+            c = one[rows % len(one)].unsqueeze(1)
+            return torch.cat([c, -c], 1)
+
+        ends = dual.in_parts(pieces[: depth + 1], relus, x, ball.region(x), sample, both, 2)
+        least, most = (end.reshape(len(x), *piece.shape_out) for end in ends.unbind(1))
+        layers.append(Bounds(least, -most))
+    return layers
+
+
+def best(model: nn.Sequential, x: Tensor, y: Tensor, ball: Ball, layers: list[Bounds]) -> Tensor:
+    """Margins with the best slopes on these layer bounds."""
+    slopes = bounds.best_slopes(model, x, y, ball, layer_bounds=layers, steps=STEPS)
+    return bounds.margins(model, x, y, ball, "crown", layer_bounds=layers, slopes=slopes)
 
 
 # ---- CROWN by hand ----
@@ -135,8 +172,8 @@ def convex_adversarial(model: nn.Sequential, eps: float) -> Margins:
     """convex_adversarial, whose norm "l1" is the dual one: p = ∞, here with the box."""
     from convex_adversarial import RobustBounds
 
-    bounds = RobustBounds(copy.deepcopy(model).double(), eps, norm_type="l1", bounded_input=True)
-    return lambda x, y: -bounds(x, y)
+    network = RobustBounds(copy.deepcopy(model).double(), eps, norm_type="l1", bounded_input=True)
+    return lambda x, y: -network(x, y)
 
 
 def convex_adversarial_layers(model: nn.Sequential, x: Tensor, eps: float) -> list[Bounds]:

@@ -97,6 +97,18 @@ def mnist_conv(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
     return model, pair.x_test[:200], pair.y_test[:200]
 
 
+def mnist_small(pair: data.Data) -> nn.Sequential:
+    """784-50-20-10, trained by the settings of Kolter & Madry 2018 from seed 0."""
+    generator = torch.Generator().manual_seed(0)
+
+    def train(model: nn.Module) -> None:
+        settings = {"epochs": 10, "lr": 0.1, "generator": generator}
+        for _ in training.fit(model, (pair.x_train, pair.y_train), training.clean, **settings):
+            pass
+
+    return kept("published_small_0", models.mlp([784, 50, 20, 10], generator), train)
+
+
 def mnist_strided(pair: data.Data) -> tuple[nn.Module, Tensor, Tensor]:
     """The small convnet of Wong & Kolter 2018, trained against ε = 0.1, and all test images."""
     model = robust("mnist_strided", strided(), pair, 0.1, [(400, 0.1, 0), (200, 0.05, 3)])

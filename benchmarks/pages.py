@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from . import tables
 from .results import FAILED, NOT_ATTEMPTED, STATUSES, Figure, load
 
 BOOK = Path(__file__).parent.parent / "book"
@@ -81,21 +82,15 @@ them. What takes long is kept in `.bench`: delete that folder to find it anew. A
 - *did not reproduce* otherwise, with a reason [below](#what-did-not-reproduce-and-why);
 - *not attempted* where we could not, with a reason [at the end](#not-attempted).
 
-| source | {head} |
-|---|{rules}
 {overview}
 
 {sections}
 ## What did not reproduce, and why
 
-| source | claim or figure | published | ours | why |
-|---|---|---|---|---|
 {failed}
 
 ## Not attempted
 
-| source | claim or figure | published | why |
-|---|---|---|---|
 {not_attempted}
 """
 BENCHMARKS = """# Benchmarks
@@ -109,8 +104,6 @@ The other libraries: {libraries}. secml-torch is missing: where this book's `adv
 takes it for another library of that name, and does not import. The targets were set before this code was
 written.
 
-| part | targets met | not met |
-|---|---|---|
 {targets}
 
 {sections}"""
@@ -128,17 +121,17 @@ def write(page: str) -> str:
 
 def benchmarks(found: dict[str, dict]) -> str:
     """The page of ratios: first which targets are met, then every part."""
-    lines = []
+    rows = []
     for result in found.values():
         title = re.search(r"^## (.*)$", result["text"], re.MULTILINE)[1]
-        verdicts = re.findall(r"^\| (.+) \| (\*\*not met\*\*|met) \|$", result["text"], re.MULTILINE)
-        verdicts += re.findall(r"^(Target.*): \*\*(met)\*\*", result["text"], re.MULTILINE)
-        missed = [" ".join(row.replace(" | ", ", ").split()) for row, word in verdicts if word != "met"]
+        verdicts = tables.verdicts(result["text"])
+        missed = [said for said, met in verdicts if not met]
         count = f"{len(verdicts) - len(missed)} of {len(verdicts)}" if verdicts else "no target"
-        lines.append(f"| [{title}](#{anchor(title)}) | {count} | {'; '.join(missed)} |")
-    libraries = ", ".join(found["speed"]["libraries"])
+        rows.append((f"[{title}](#{anchor(title)})", count, "; ".join(missed)))
     return BENCHMARKS.format(
-        libraries=libraries, targets="\n".join(lines), sections=sections("bench", found)
+        libraries=", ".join(found["speed"]["libraries"]),
+        targets=tables.table(("part", "targets met", "not met"), rows),
+        sections=sections("bench", found),
     )
 
 
@@ -147,24 +140,26 @@ def reproduced(found: dict[str, dict]) -> str:
     figures = [figure for result in found.values() for figure in result["figures"]] + UNTRIED
     if strange := {figure.source for figure in figures} - set(SOURCES):
         raise ValueError(f"expected sources out of {list(SOURCES)}, got {strange}")
-    overview = []
+    rows = []
     for source in SOURCES:
         counts = Counter(figure.status for figure in figures if figure.source == source)
-        cells = [str(counts[status] or "") for status in STATUSES]
-        overview.append(f"| {cite(source)} | " + " | ".join(cells) + " |")
+        rows.append((cite(source), *(counts[status] or "" for status in STATUSES)))
     total = Counter(figure.status for figure in figures)
-    overview.append("| all | " + " | ".join(f"**{total[status]}**" for status in STATUSES) + " |")
-    failed = [figure for figure in figures if figure.status == FAILED]
+    rows.append(("all", *(f"**{total[status]}**" for status in STATUSES)))
+    head = ("source", "claim or figure", "published")
     return REPRODUCED.format(
-        head=" | ".join(STATUSES),
-        rules="---:|" * len(STATUSES),
-        overview="\n".join(overview),
+        overview=tables.table(("source", *STATUSES), rows, right=range(1, len(STATUSES) + 1)),
         sections=sections("reproduce", found),
-        failed="\n".join(
-            f"| {cite(f.source)} | {f.what} | {f.published} | {f.ours} | {f.why} |" for f in failed
+        failed=tables.table(
+            (*head, "ours", "why"),
+            (
+                (cite(f.source), f.what, f.published, f.ours, f.why)
+                for f in figures
+                if f.status == FAILED
+            ),
         ),
-        not_attempted="\n".join(
-            f"| {cite(f.source)} | {f.what} | {f.published} | {f.why} |" for f in UNTRIED
+        not_attempted=tables.table(
+            (*head, "why"), ((cite(f.source), f.what, f.published, f.why) for f in UNTRIED)
         ),
     )
 

@@ -6,8 +6,10 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -47,6 +49,26 @@ class Figure(NamedTuple):
 def status(published: float, ours: list[float], within: float) -> str:
     """Whether the published number lies within our smallest and largest, give or take `within`."""
     return REPRODUCED if min(ours) - within <= published <= max(ours) + within else FAILED
+
+
+def compare(
+    source: str, what: str, published: float, ours: list[float], within: float, why: str
+) -> Figure:
+    """A published share next to ours, one for each seed; why is said where it does not reproduce."""
+    verdict = status(published, ours, within)
+    if verdict == FAILED and not why:
+        raise ValueError(f"{what} is {over(ours)}, not {published:.2%}: find out why, and say it")
+    return Figure(
+        source, what, f"{published:.2%}", over(ours), verdict, why if verdict == FAILED else ""
+    )
+
+
+def over(shares: Iterable[float]) -> str:
+    """Mean and range over the seeds, or the one value."""
+    shares = list(shares)
+    if len(shares) == 1:
+        return f"{shares[0]:.2%}"
+    return f"{mean(shares):.2%} ({min(shares):.2%} to {max(shares):.2%})"
 
 
 def machine() -> str:

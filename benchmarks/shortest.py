@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 
 import cvxpy as cp
 import torch
@@ -12,24 +11,23 @@ from torch import Tensor
 
 from adv_lib import danskin, data
 
-ROUNDS = 200
+from . import tables, timing
+
+MOST = 0.2  # target 8: milliseconds of min_norm_point
+CALLS, FEW = 200, 5  # how often each is called, and cvxpy
 SIZES = ((2, 20), (10, 100), (10, 6000), (50, 10), (50, 100), (50, 500))  # gradients, parameters
 
 TEXT = """## The shortest vector of a hull
 
 `danskin.min_norm_point`, exact by nonnegative least squares, next to other ways to the same weights:
 Frank–Wolfe with exact line search, projected gradient ascent with momentum as published for DDD (each
-with 100 steps), and a new cvxpy problem. The median of {rounds} calls (cvxpy: 5) in milliseconds of wall
+with 100 steps), and a new cvxpy problem. The median of {n} calls (cvxpy: {few}) in milliseconds of wall
 clock and, in brackets, the gap ‖v‖² − min ⟨v, g⟩ as a part of the largest ‖g‖², which is 0 at the
 shortest vector and bounds the squared distance to it. *Products* is `danskin.min_norm_weights`, where
 the inner products are there already, as in training.
 
-| gradients | parameters | {names} |
-|---|---|{bars}|
 {table}
 
-| target 8 | | measured | |
-|---|---|---|---|
 {targets}
 """
 
@@ -76,38 +74,30 @@ def gap(G: Tensor, alpha: Tensor) -> float:
     return float((v @ v - (G @ v).min()) / (G * G).sum(1).max())
 
 
-def timed(call: Callable[[], object], rounds: int) -> float:
-    """Median milliseconds."""
-    took = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        call()
-        took.append(1e3 * (time.perf_counter() - begin))
-    return median(took)
-
-
 def section(pair: data.Data) -> str:
     """All ways on gradients drawn around a common one, as those of a batch are."""
-    lines, rows = [], []
+    first, *others = WAYS
+    rows, targets = [], []
     for m, d in SIZES:
         G = torch.randn(m, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.3
-        gram, took = G @ G.T, {}
-        products = timed(lambda gram=gram: danskin.min_norm_weights(gram), ROUNDS)
-        for name, way in WAYS.items():
-            rounds = 5 if name == "cvxpy" else ROUNDS
-            took[name] = timed(lambda way=way, G=G: way(G), rounds)
+        gram = G @ G.T
+        products = milliseconds(partial(danskin.min_norm_weights, gram), CALLS)
+        took = {
+            name: milliseconds(partial(way, G), FEW if name == "cvxpy" else CALLS)
+            for name, way in WAYS.items()
+        }
         cells = [f"{took[name]:.2f} ({max(0.0, gap(G, way(G))):.0e})" for name, way in WAYS.items()]
-        lines.append(f"| {m} | {d:,} | " + " | ".join([cells[0], f"{products:.2f}", *cells[1:]]) + " |")
-        print(f"  {lines[-1]}", flush=True)
-        where, found = f"{m} gradients, {d:,} parameters", round(took["min_norm_point"], 2)
-        word = "met" if found <= 0.2 else "**not met**"
-        rows.append(f"| min_norm_point ≤ 0.2 ms | {where} | {found:.2f} ms, at most 0.20 | {word} |")
-    first, *others = WAYS
-    names = " | ".join([first, "products", *others])
+        rows.append(tables.printed(m, f"{d:,}", cells[0], f"{products:.2f}", *cells[1:]))
+        where = f"{m} gradients, {d:,} parameters"
+        targets.append(tables.at_most(f"{first} ≤ {MOST} ms", where, took[first], MOST, unit=" ms"))
     return TEXT.format(
-        rounds=ROUNDS,
-        names=names,
-        bars="---|" * len(WAYS) + "---",
-        table="\n".join(lines),
-        targets="\n".join(rows),
+        n=CALLS,
+        few=FEW,
+        table=tables.table(["gradients", "parameters", first, "products", *others], rows),
+        targets=tables.targets(targets, "target 8"),
     )
+
+
+def milliseconds(call: Callable[[], Tensor], rounds: int) -> float:
+    """The median time of a call by the clock."""
+    return 1e3 * timing.clock(call, rounds)

@@ -14,21 +14,27 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
 from adv_lib import data, models
 
-from . import pages, peers, results
+from . import pages, peers, results, tables, timing
 
 HERE = Path(__file__).parent.parent
 BEFORE = "c7c59d9"  # the last commit before
 WORK = 0.009  # seconds that one loop of `fixed_work` took on 2026-11-27, when all chapters took 697
-BUDGET, ALL, FIRST = 45, 360, 10  # seconds of that day: a chapter, all chapters, the first figure
+# Targets, in seconds of that day: a chapter, all chapters, the first figure.
+BUDGET, ALL, FIRST = 45, 360, 10
+HEAD = (
+    *("chapter", "before, s", "now, s", "before, loops", "now, loops"),
+    *("of the time", "first figure before, s", "now, s"),
+)
 
 # Runs a notebook and prints the seconds of the whole, and from the imports to the first figure.
 RUN = """
@@ -52,33 +58,6 @@ drawn = [
 print(end - begin, drawn[0] - done[code[1].id])
 """
 
-
-def fixed_work() -> Callable[[], float]:
-    """Takes the time of forty steps of PGD by hand on 200 digits: the median of 50 loops, in seconds."""
-    digits = data.load("digits")
-    x, y = digits.x_test[:200].flatten(1), digits.y_test[:200]
-    loop = peers.by_hand(models.mlp([64, 50, 50, 10]), math.inf, 0.1, 0.01, 40)
-
-    def once() -> float:
-        begin = time.perf_counter()
-        loop(x, y)
-        return time.perf_counter() - begin
-
-    return lambda: median(once() for _ in range(50))
-
-
-def run(tree: Path, chapter: str) -> tuple[float, float]:
-    """Seconds for a chapter of a tree, and from its imports to its first figure."""
-    settings = os.environ | {"PYTHONPATH": str(tree), "TQDM_DISABLE": "1"}
-    file = tree / "chapters" / f"{chapter}.ipynb"
-    command = [sys.executable, "-c", RUN, str(file)]
-    done = subprocess.run(command, env=settings, cwd=file.parent, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{file} failed:\n{done.stderr[-3000:]}")
-    whole, first = map(float, done.stdout.split()[-2:])
-    return whole, first
-
-
 TEXT = """## What a chapter weighs
 
 Every chapter from top to bottom in a fresh kernel, nothing else running: as it was at commit `{before}`
@@ -95,65 +74,89 @@ the end of the imports.
 """
 
 
+class Weight(NamedTuple):
+    """A chapter from top to bottom, and from its imports to its first figure, in seconds and loops."""
+
+    seconds: float
+    figure: float
+    loops: float
+    figure_loops: float
+
+
+def fixed_work() -> Callable[[], float]:
+    """Takes the time of forty steps of PGD by hand on 200 digits: the median of 50 loops, in seconds."""
+    digits = data.load("digits")
+    x, y = digits.x_test[:200].flatten(1), digits.y_test[:200]
+    loop = peers.by_hand(models.mlp([64, 50, 50, 10]), math.inf, 0.1, 0.01, 40)
+    return partial(timing.clock, partial(loop, x, y), 50)
+
+
+def run(tree: Path, chapter: str) -> tuple[float, float]:
+    """Seconds for a chapter of a tree, and from its imports to its first figure."""
+    settings = os.environ | {"PYTHONPATH": str(tree), "TQDM_DISABLE": "1"}
+    file = tree / "chapters" / f"{chapter}.ipynb"
+    command = [sys.executable, "-c", RUN, str(file)]
+    done = subprocess.run(command, env=settings, cwd=file.parent, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{file} failed:\n{done.stderr[-3000:]}")
+    whole, first = map(float, done.stdout.split()[-2:])
+    return whole, first
+
+
 def section() -> str:
     """Run all chapters, before and now."""
     torch.set_num_threads(1)
-    works, rows, work = [], [], fixed_work()
+    chapters, work = {}, fixed_work()
     with tempfile.TemporaryDirectory() as folder:
         old = Path(folder)
         archive = subprocess.run(["git", "archive", BEFORE], cwd=HERE, capture_output=True, check=True)
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
             files.extractall(old, filter="data")
-        works.append(work())
+        works = [work()]
         for file in sorted(HERE.glob("chapters/*.ipynb")):
-            row = []
+            chapters[file.stem] = []
             for tree in (old, HERE):
-                took = run(tree, file.stem)
+                seconds, figure = run(tree, file.stem)
                 works.append(work())
                 beside = (works[-2] + works[-1]) / 2
-                row.append((*took, took[0] / beside, took[1] / beside))
-                print(f"    {file.stem} {tree}: {took[0]:.1f} s, {beside * 1e3:.1f} ms", flush=True)
-            rows.append((file.stem, *row))
-    return page(rows, works)
+                chapters[file.stem].append(Weight(seconds, figure, seconds / beside, figure / beside))
+                print(f"    {file.stem} {tree}: {seconds:.1f} s, {beside * 1e3:.1f} ms", flush=True)
+    return page(chapters, works)
 
 
-def page(rows: list[tuple], works: list[float]) -> str:
-    """The table and the targets, from what was measured."""
-    head = "chapter|before, s|now, s|before, loops|now, loops|of the time|first figure before, s|now, s"
-    lines = ["| " + head.replace("|", " | ") + " |"]
-    lines.append("|---|" + "---:|" * 7)
-    for name, before, now in rows:
-        lines.append(
-            f"| {name} | {before[0]:.0f} | {now[0]:.0f} | {before[2]:,.0f} | {now[2]:,.0f} | "
-            f"{now[2] / before[2]:.2f} | {before[1]:.1f} | {now[1]:.1f} |"
-        )
-    sums = [[sum(row[side][i] for row in rows) for i in range(4)] for side in (1, 2)]
-    lines.append(
-        f"| **all** | {sums[0][0]:.0f} | {sums[1][0]:.0f} | {sums[0][2]:,.0f} | {sums[1][2]:,.0f} | "
-        f"{sums[1][2] / sums[0][2]:.2f} | | |"
+def page(chapters: dict[str, list[Weight]], works: list[float]) -> str:
+    """The table and the targets, from what was measured: each chapter before and now."""
+    before, now = (
+        Weight(*map(sum, zip(*runs, strict=True))) for runs in zip(*chapters.values(), strict=True)
     )
-    targets = ["| target | | measured | |", "|---|---|---:|---|"]
-
-    def target(what: str, which: str, loops: float, seconds: float) -> None:
-        met = "met" if loops * WORK <= seconds else "**not met**"
-        targets.append(f"| {what} ≤ {seconds} s of that day | {which} | {loops * WORK:.0f} s | {met} |")
-
-    for name, _, now in rows:
-        target("a chapter", name, now[2], BUDGET)
-    target("all chapters", "", sums[1][2], ALL)
-    for name, _, now in rows:
-        target("first figure", name, now[3], FIRST)
-    least, most = min(works), max(works)
+    rows = [(name, *row(*runs), *(f"{r.figure:.1f}" for r in runs)) for name, runs in chapters.items()]
+    rows.append(("**all**", *row(before, now), "", ""))
+    whole = [target("a chapter", name, run.loops, BUDGET) for name, (_, run) in chapters.items()]
+    first = [target("first figure", name, r.figure_loops, FIRST) for name, (_, r) in chapters.items()]
+    targets = [*whole, target("all chapters", "", now.loops, ALL), *first]
     return TEXT.format(
         before=BEFORE,
         work=1e3 * median(works),
-        least=1e3 * least,
-        most=1e3 * most,
+        least=1e3 * min(works),
+        most=1e3 * max(works),
         then=1e3 * WORK,
         scale=median(works) / WORK,
-        table="\n".join(lines),
-        targets="\n".join(targets),
+        table=tables.table(HEAD, rows, right=range(1, len(HEAD))),
+        targets=tables.targets(targets, right=[2]),
     )
+
+
+def row(before: Weight, now: Weight) -> list[str]:
+    """Seconds, loops and what is left of them."""
+    seconds = [f"{run.seconds:.0f}" for run in (before, now)]
+    loops = [f"{run.loops:,.0f}" for run in (before, now)]
+    return [*seconds, *loops, f"{now.loops / before.loops:.2f}"]
+
+
+def target(what: str, chapter: str, loops: float, seconds: float) -> tables.Target:
+    """A budget in seconds of that day, for loops of today."""
+    took = loops * WORK
+    return tables.Target(f"{what} ≤ {seconds} s of that day", chapter, f"{took:.0f} s", took <= seconds)
 
 
 if __name__ == "__main__":

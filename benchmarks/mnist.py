@@ -7,10 +7,7 @@ settings: batches of 100, 10 epochs of SGD with step size 0.1; errors on all tes
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable
 from functools import partial
-from statistics import mean
 
 import torch
 from torch import nn
@@ -18,8 +15,9 @@ from torch import nn
 from adv_lib import attacks, data, evaluation, losses, models, training
 from adv_lib.threat import Ball
 
-from . import networks
-from .results import REPRODUCED, Figure, status
+from . import networks, tables
+from .results import Figure, compare, over
+from .timing import Timer
 
 NETWORKS = {
     "dnn_2": (lambda generator: models.mlp([784, 200, 10], generator), range(3)),
@@ -44,10 +42,16 @@ ATTACKS = {
 }
 WHY = {"FGSM, ℓ∞, ε = 0.1": "FGSM by the cross-entropy depends on how sure the network is"}
 BATCH = 1000 if networks.DEVICE == "cuda" else 100  # images attacked at once: only speed depends on it
-WITHIN, CLEAN = (
-    0.01,
-    0.002,
-)  # how far outside our range a published error may lie and count as reproduced
+# How far outside our range a published error, attacked or clean, may lie and count as reproduced.
+WITHIN, CLEAN = 0.01, 0.002
+HEAD = ("network, attack", "published", "ours, as published", "ours, defaults", "status")
+SURE = (
+    "first seed's network",
+    "rounds to 1",
+    "FGSM by cross-entropy",
+    "the same in float64",
+    "FGSM by log-odds",
+)
 
 TEXT = """## MNIST, three networks, attacks
 
@@ -62,8 +66,6 @@ smallest and largest.
 and counts a sample as broken when any point of the run breaks it. So does "10 starts", where our first
 start is δ = 0 and the others are random; the published ones are all random.
 
-| network, attack | published | ours, as published | ours, defaults | status |
-|---|---|---|---|---|
 {table}
 
 *Reproduced* means that the published error lies within our smallest and largest, as published, give or
@@ -73,8 +75,6 @@ FGSM by the cross-entropy depends on how sure the network is, as the next table 
 Where a network is so sure that its probability of the true class rounds to 1 in float32, the
 cross-entropy's gradient loses the term of that class. The log-odds keep it, and so does float64:
 
-| first seed's network | rounds to 1 | FGSM by cross-entropy | the same in float64 | FGSM by log-odds |
-|---|---|---|---|---|
 {sure}
 """
 
@@ -84,11 +84,11 @@ def trained(name: str, seed: int, pair: data.Data) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
 
     def train(model: nn.Module) -> None:
-        begin = time.perf_counter()
+        timer = Timer()
         settings = {"epochs": 10, "lr": 0.1, "generator": generator}
         for epoch in training.fit(model, (pair.x_train, pair.y_train), training.clean, **settings):
-            took = time.perf_counter() - begin
-            print(f"    epoch {epoch.number}, loss {epoch.loss:.4f}, {took:.0f} s", flush=True)
+            took = f"{timer.clock():.0f} s"
+            print(f"    epoch {epoch.number}, loss {epoch.loss:.4f}, {took}", flush=True)
 
     model = NETWORKS[name][0](generator).to(networks.DEVICE)
     return networks.kept(f"published_{name}_{seed}", model, train)
@@ -113,37 +113,35 @@ def errors(name: str, seed: int, pair: data.Data) -> dict[str, float]:
         if "restarts" in settings:
             variants = {"as published": {"loss": losses.cross_entropy, "keep": "first"}}
         for variant, more in variants.items():
-            begin = time.perf_counter()
-            found[f"{label}|{variant}"] = error(ball, [partial(attack, **settings, **more)])
-            print(
-                f"  {name}, seed {seed}, {label}, {variant}: {found[f'{label}|{variant}']:.2%}, "
-                f"{time.perf_counter() - begin:.0f} s",
-                flush=True,
-            )
+            timer = Timer()
+            share = error(ball, [partial(attack, **settings, **more)])
+            found[f"{label}|{variant}"] = share
+            took = f"{timer.clock():.0f} s"
+            print(f"  {name}, seed {seed}, {label}, {variant}: {share:.2%}, {took}", flush=True)
     return found
 
 
 def section(pair: data.Data) -> tuple[str, list[Figure]]:
     """Every network, every seed, every attack."""
     pair = networks.on_device(pair)
-    lines, sure, figures = [], [], []
+    rows, sure, figures = [], [], []
     for column, (name, (_, seeds)) in enumerate(NETWORKS.items()):
         runs = [networks.once(f"errors_{name}_{s}", partial(errors, name, s, pair)) for s in seeds]
         certain = networks.once(f"certain_{name}", partial(certainty, name, seeds[0], pair))
         first = [runs[0][f"FGSM, ℓ∞, ε = 0.1|{variant}"] for variant in ("as published", "defaults")]
         cells = (certain["share"], first[0], certain["precise"], first[1])
-        sure.append(f"| {name} | " + " | ".join(f"{v:.2%}" for v in cells) + " |")
+        sure.append((name, *(f"{v:.2%}" for v in cells)))
         for label, published in PUBLISHED.items():
             if published[column] is not None:
                 figures.append(figure(name, label, published[column], runs))
-                lines.append(row(figures[-1], label, runs))
+                rows.append(row(figures[-1], label, runs))
     text = TEXT.format(
         train=len(pair.y_train),
         test=len(pair.y_test),
-        table="\n".join(lines),
+        table=tables.table(HEAD, rows),
         within=100 * WITHIN,
         clean=100 * CLEAN,
-        sure="\n".join(sure),
+        sure=tables.table(SURE, sure),
     )
     return text, figures
 
@@ -163,22 +161,12 @@ def certainty(name: str, seed: int, pair: data.Data) -> dict[str, float]:
 def figure(name: str, label: str, published: float, runs: list[dict]) -> Figure:
     """One published error next to ours, attacked as published."""
     ours = [run[f"{label}|as published"] for run in runs]
-    verdict = status(published, ours, CLEAN if label == "clean" else WITHIN)
-    # A KeyError below asks for a reason that somebody has looked into.
-    why = "" if verdict == REPRODUCED else WHY[label]
-    return Figure("kolter2018tutorial", f"{name}, {label}", f"{published:.2%}", over(ours), verdict, why)
+    within = CLEAN if label == "clean" else WITHIN
+    return compare("kolter2018tutorial", f"{name}, {label}", published, ours, within, WHY.get(label, ""))
 
 
-def row(figure: Figure, label: str, runs: list[dict]) -> str:
+def row(figure: Figure, label: str, runs: list[dict]) -> tuple[str, ...]:
     """One line of the table."""
     default = f"{label}|defaults"
     own = over(run[default] for run in runs) if default in runs[0] else "–"
-    return f"| {figure.what} | {figure.published} | {figure.ours} | {own} | {figure.status} |"
-
-
-def over(values: Iterable[float]) -> str:
-    """Mean and range over the seeds, or the one value."""
-    values = list(values)
-    if len(values) == 1:
-        return f"{values[0]:.2%}"
-    return f"{mean(values):.2%} ({min(values):.2%} to {max(values):.2%})"
+    return figure.what, figure.published, figure.ours, own, figure.status

@@ -7,14 +7,14 @@ standard training 10 epochs at step size 1, robust training 20 epochs at step si
 from __future__ import annotations
 
 import math
-from statistics import mean
 
 import torch
 
 from adv_lib import data, linear, models, training
 from adv_lib.threat import Ball
 
-from .results import REPRODUCED, Figure, status
+from . import tables
+from .results import Figure, compare
 
 EPS = 0.2
 SEEDS = range(5)
@@ -26,6 +26,7 @@ PUBLISHED = {
     ("robust", "robust error"): 0.0251,
 }
 SETTINGS = {"standard": (0.0, 10, 1.0), "robust": (EPS, 20, 0.1)}  # ε in training, epochs, step size
+WHY = "the loss has no minimum, so the result depends on the start"
 TEXT = """## MNIST, 0 against 1, linear model, ℓ∞
 
 Published by [Kolter & Madry 2018](https://adversarial-ml-tutorial.org/linear_models/), chapter 2.
@@ -34,8 +35,6 @@ Settings as published: batches of 100; standard training 10 epochs with step siz
 the smallest and largest, {n:,} test images. Robust errors are exact, from the closed form of the
 chapter on [linear models](../chapters/01_linear_models.ipynb).
 
-| error | published | ours | status |
-|---|---|---|---|
 {table}
 
 *Reproduced* means that the published number lies within our smallest and largest, give or take 0.1
@@ -65,43 +64,24 @@ def errors(kind: str, pair: data.Data, seed: int) -> dict[str, float]:
     }
 
 
-def rows(pair: data.Data) -> list[dict]:
-    """One row per published figure: what it is, published, ours as mean and range over the seeds."""
-    found = {kind: [errors(kind, pair, seed) for seed in SEEDS] for kind in SETTINGS}
-    return [
-        {
-            "model": f"{kind} linear model",
-            "quantity": f"{quantity}, ε = {EPS}" if quantity == "robust error" else quantity,
-            "published": published,
-            "mean": mean(run[quantity] for run in found[kind]),
-            "low": min(run[quantity] for run in found[kind]),
-            "high": max(run[quantity] for run in found[kind]),
-        }
-        for (kind, quantity), published in PUBLISHED.items()
-    ]
-
-
 def section(mnist: data.Data) -> tuple[str, list[Figure]]:
     """The table, how far apart the two classes are, and the figures."""
     pair = data.binary(mnist, 0, 1)
-    figures = [figure(found) for found in rows(pair)]
+    found = {kind: [errors(kind, pair, seed) for seed in SEEDS] for kind in SETTINGS}
+    figures = []
+    for (kind, quantity), published in PUBLISHED.items():
+        what = f"{kind} linear model, {quantity}" + (
+            f", ε = {EPS}" if quantity == "robust error" else ""
+        )
+        ours = [run[quantity] for run in found[kind]]
+        figures.append(compare("kolter2018tutorial", what, published, ours, WITHIN, WHY))
     text = TEXT.format(
         seeds=len(SEEDS),
         n=len(pair.y_test),
-        table="\n".join(f"| {f.what} | {f.published} | {f.ours} | {f.status} |" for f in figures),
+        table=tables.table(
+            ("error", "published", "ours", "status"),
+            ((figure.what, figure.published, figure.ours, figure.status) for figure in figures),
+        ),
         reach=linear.largest_margin(pair.x_train, pair.y_train, math.inf),
     )
     return text, figures
-
-
-def figure(found: dict) -> Figure:
-    """One published figure next to ours."""
-    verdict = status(found["published"], [found["low"], found["high"]], WITHIN)
-    return Figure(
-        "kolter2018tutorial",
-        f"{found['model']}, {found['quantity']}",
-        f"{found['published']:.2%}",
-        f"{found['mean']:.2%} ({found['low']:.2%} to {found['high']:.2%})",
-        verdict,
-        "" if verdict == REPRODUCED else "the loss has no minimum, so the result depends on the start",
-    )

@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from adv_lib import attacks, data
 from adv_lib.threat import Ball
 
-from . import networks, peers, speed
+from . import contest, networks, peers, tables
 from .peers import Attack
+
+# Target 2, against both libraries' Auto-PGD.
+HIGHER = 0.01  # how much higher our robust accuracy may be
+TIME = 0.5  # the most of their time that ours may be
 
 EPS = (5.0, 10.0)
 N, ROUNDS = 100, 15
@@ -75,35 +79,33 @@ def section(pair: data.Data) -> str:
     (model, x, y), columns = networks.mnist_mlp(pair), {}
     for eps in EPS:
         print(f"  ε = {eps}", flush=True)
-        settings = (1, eps, eps / 10, speed.STEPS)
-        columns[eps], _ = speed.race(CONTESTANTS, model, x, y, settings, N, ROUNDS)
-    lines = ["| | " + " | ".join(f"ε = {eps:g}" for eps in EPS) + " |", "|---|---|---|"]
-    for name in CONTESTANTS:
-        cells = [str(found[name]) for found in columns.values()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        settings = (1, eps, eps / 10, contest.STEPS)
+        columns[eps], _ = contest.race(CONTESTANTS, model, x, y, settings, N, ROUNDS)
+    rows = ((name, *(found[name] for found in columns.values())) for name in CONTESTANTS)
     return TEXT.format(
-        steps=speed.STEPS,
+        steps=contest.STEPS,
         n=len(x),
         batch=N,
         rounds=ROUNDS,
-        table="\n".join(lines),
+        table=tables.table(["", *(f"ε = {eps:g}" for eps in EPS)], rows),
         targets=targets(columns),
     )
 
 
-def targets(columns: dict[float, dict[str, speed.Result]]) -> str:
+def targets(columns: dict[float, dict[str, contest.Result]]) -> str:
     """Target 2 against both libraries' Auto-PGD."""
-    lines = ["| target 2 | ε, against | measured | |", "|---|---|---|---|"]
+    lines = []
+    higher, time = tables.short(HIGHER), tables.short(TIME)
     for eps, found in columns.items():
         for other in (LIBRARY, ART):
             ours, theirs = found["adv_lib, `pgd`"], found[other]
             where = f"{eps:g}, {other}"
             if theirs.error:
-                lines.append(f"| | {where} | not measured: {theirs.error} | |")
+                lines.append(tables.Target("", where, f"not measured: {theirs.error}", None))
                 continue
-            most = theirs.accuracy + 0.01
+            most, ratio = theirs.accuracy + HIGHER, ours.ratio / theirs.ratio
             lines += [
-                speed.target("robust accuracy ≤ theirs + .01", where, ours.accuracy, most, 3),
-                speed.target("time ≤ .5 × theirs", where, ours.ratio / theirs.ratio, 0.5),
+                tables.at_most(f"robust accuracy ≤ theirs + {higher}", where, ours.accuracy, most, 3),
+                tables.at_most(f"time ≤ {time} × theirs", where, ratio, TIME),
             ]
-    return "\n".join(lines)
+    return tables.targets(lines, "target 2", "ε, against")

@@ -7,7 +7,6 @@ Wong & Kolter 2018, section 4.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from adv_lib import attacks, bounds, data, evaluation, losses, models, training
 from adv_lib.threat import Ball
 
-from . import networks
-from .mnist_attacks import over
-from .results import REPRODUCED, Figure, status
+from . import networks, tables
+from .results import Figure, compare, over
+from .timing import Timer
 
 BALL = Ball(math.inf, 0.1)  # as published: pixels may leave [0, 1]
 PGD = partial(attacks.pgd, step_size=0.01, loss=losses.cross_entropy, keep="last")
@@ -68,7 +67,6 @@ PUBLISHED = {
 }
 WITHIN = 0.002  # how far outside our range a published error may lie and count as reproduced
 WHY = {
-    "PGD": "",
     "interval": "ours is lower: another schedule for ε and for the step size",
     "dual": "2 epochs of SGD instead of 100 of Adam: the orders hold, the errors are larger",
 }
@@ -84,8 +82,6 @@ the end of the sixth. *Dual*: the published run has 100 epochs, ours {dual.epoch
 size falls from 0.1 to 0 in a straight line; schedules are ours. Ours: the mean over the seeds with the
 smallest and largest.
 
-| training | error | published | ours | status |
-|---|---|---|---|---|
 {table}
 
 FGSM and PGD-40 climb the cross-entropy and count the last point, as published. *Worst attack* is, image
@@ -103,12 +99,12 @@ def trained(name: str, seed: int, pair: data.Data) -> nn.Module:
     path = networks.KEPT / f"training_{name}_{seed}.run"
 
     def train(model: nn.Module) -> None:
-        begin, pairs = time.perf_counter(), (pair.x_train, pair.y_train)
+        timer, pairs = Timer(), (pair.x_train, pair.y_train)
         settings = {"epochs": run.epochs, "batch_size": run.batch_size, "generator": generator}
         falling = lambda done: 0.1 * (1 - done)  # noqa: E731
         for epoch in training.fit(model, pairs, run.inner(), lr=falling, **settings, checkpoint=path):
-            took = time.perf_counter() - begin
-            print(f"    {name} {seed}: {epoch.number}, {epoch.loss:.4f}, {took:.0f} s", flush=True)
+            took = f"{timer.clock():.0f} s"
+            print(f"    {name} {seed}: {epoch.number}, {epoch.loss:.4f}, {took}", flush=True)
         path.unlink()
 
     model = run.network(generator).to(networks.DEVICE)
@@ -118,7 +114,7 @@ def trained(name: str, seed: int, pair: data.Data) -> nn.Module:
 def section(pair: data.Data) -> tuple[str, list[Figure]]:
     """Every network, every error."""
     pair = networks.on_device(pair)
-    lines, figures = [], []
+    rows, figures = [], []
     for name, run in RUNS.items():
         found = [
             networks.once(f"errors_training_{name}_{s}", partial(errors, name, s, pair))
@@ -129,26 +125,20 @@ def section(pair: data.Data) -> tuple[str, list[Figure]]:
             ours = [errors_[column] for errors_ in found]
             cells = ["–", over(ours), ""]
             if column in published:
-                figures.append(figure(name, column, source, published[column], ours))
-                cells = [figures[-1].published, figures[-1].ours, figures[-1].status]
-            lines.append(f"| {name} | {column} | " + " | ".join(cells) + " |")
+                what = f"convnet trained by {name}, {column}"
+                figure = compare(source, what, published[column], ours, WITHIN, WHY.get(name, ""))
+                figures.append(figure)
+                cells = [figure.published, figure.ours, figure.status]
+            rows.append((name, column, *cells))
     text = TEXT.format(
         eps=BALL.eps,
         train=len(pair.y_train),
         test=len(pair.y_test),
-        table="\n".join(lines),
+        table=tables.table(("training", "error", "published", "ours", "status"), rows),
         within=100 * WITHIN,
         **{name.lower(): run for name, run in RUNS.items()},
     )
     return text, figures
-
-
-def figure(name: str, column: str, source: str, published: float, ours: list[float]) -> Figure:
-    """One published error next to ours."""
-    verdict = status(published, ours, WITHIN)
-    why = "" if verdict == REPRODUCED else WHY[name]
-    what = f"convnet trained by {name}, {column}"
-    return Figure(source, what, f"{published:.2%}", over(ours), verdict, why)
 
 
 def errors(name: str, seed: int, pair: data.Data) -> dict[str, float]:
