@@ -19,7 +19,7 @@ from .results import FAILED, REPRODUCED, SMALLER, Figure
 CHAPTERS = Path(__file__).parent.parent / "chapters"
 # What to ask a chapter for: a name, and Python that its kernel can evaluate at the end.
 QUESTIONS = {
-    "05_adversarial_training": {
+    "06_adversarial_training": {
         "fooled": "evaluation.table({'n': [fooled]}, x, y, big, judges).percent('n', 'FGSM').mean",
         "broken": "evaluation.table({'n': [fooled]}, x, y, big, judges).percent('n', 'worst').mean",
         "best": "100 * best.watched['robust']",
@@ -27,7 +27,7 @@ QUESTIONS = {
         "best loss": "-best.watched['−loss']",
         "last loss": "-last.watched['−loss']",
     },
-    "06_danskin": {
+    "07_danskin": {
         "slopes": "[float(slope(gamma=gamma)) for gamma in (-u, -v, -(u + v))]",
         "one": "summary(1)[0].tolist()",
         "DDD": "summary(10)[0].tolist()",
@@ -36,7 +36,7 @@ QUESTIONS = {
         "comb": "costs['DDD, m = 2, 10 parts']",
         "ahead": "[len(every_gain), len(apart), ahead]",
     },
-    "07_dent": {
+    "08_dent": {
         "static": "table.percent('static', 'through').mean",
         "dent": "table.percent('dent, lr .05', 'through').mean",
         "dent+": "table.percent('dent+, lr .05', 'through').mean",
@@ -66,7 +66,7 @@ class Claim(NamedTuple):
 CLAIMS = (
     Claim(
         "wong2020fast",
-        "05_adversarial_training",
+        "06_adversarial_training",
         "training by FGSM can pass FGSM and fail PGD (catastrophic overfitting)",
         "CIFAR-10, ε = 8/255: about 0 % under PGD",
         lambda a: f"ε = 0.3: {a['fooled']:.1f}% under FGSM, {a['broken']:.1f}% under all attacks",
@@ -74,7 +74,7 @@ CLAIMS = (
     ),
     Claim(
         "rice2020overfitting",
-        "05_adversarial_training",
+        "06_adversarial_training",
         "robust accuracy falls when training goes on (robust overfitting)",
         "CIFAR-10: 53.49% → 45.59%",
         lambda a: (
@@ -85,7 +85,7 @@ CLAIMS = (
     ),
     Claim(
         "latorre2023finding",
-        "06_danskin",
+        "07_danskin",
         "counterexample 2: −u and −v ascend, −(u + v) descends",
         "slopes > 0, > 0, < 0",
         lambda a: ", ".join(f"{slope:+.4f}" for slope in a["slopes"]),
@@ -94,7 +94,7 @@ CLAIMS = (
     ),
     Claim(
         "latorre2023finding",
-        "06_danskin",
+        "07_danskin",
         "synthetic example: one gradient zig-zags, DDD descends to 1",
         "a figure",
         lambda a: (
@@ -106,7 +106,7 @@ CLAIMS = (
     ),
     Claim(
         "latorre2023finding",
-        "06_danskin",
+        "07_danskin",
         "time of naive DDD with ten gradients, over PGD training",
         "10 to 12",
         lambda a: f"{a['naive']:.1f}",
@@ -114,7 +114,7 @@ CLAIMS = (
     ),
     Claim(
         "latorre2023finding",
-        "06_danskin",
+        "07_danskin",
         "the same with fewer gradients along the run (decay), or few combined over parts (comb)",
         "about 3",
         lambda a: f"{a['decay']:.1f} and {a['comb']:.1f}",
@@ -122,7 +122,7 @@ CLAIMS = (
     ),
     Claim(
         "latorre2023finding",
-        "06_danskin",
+        "07_danskin",
         "DDD gives more robust networks than one gradient",
         "CIFAR-10, ResNet-18 without momentum: yes",
         lambda a: "{} comparisons; the interval excludes 0 in {}, with DDD ahead in {}".format(
@@ -133,7 +133,7 @@ CLAIMS = (
     ),
     Claim(
         "wang2021fighting",
-        "07_dent",
+        "08_dent",
         "accuracy under attack through the defense (the released code adapts image by image: our dent+)",
         "CIFAR-10, AutoAttack: 60.04% → 80.33%, 59.53% → 82.28%, 43.21% → 71.82%",
         lambda a: f"PGD: {a['static']:.1f}% → {a['dent+']:.1f}%; a batch together: {a['dent']:.1f}%",
@@ -141,7 +141,7 @@ CLAIMS = (
     ),
     Claim(
         "wang2021fighting",
-        "07_dent",
+        "08_dent",
         "the network behind it became more robust",
         "yes",
         lambda a: (
@@ -155,7 +155,7 @@ CLAIMS = (
     ),
     Claim(
         "wang2021fighting",
-        "07_dent",
+        "08_dent",
         "accuracy without attack changes little (dent+)",
         "−1.2 to +0.3 points",
         lambda a: f"{a['clean']:+.1f} points (dent+)",

@@ -28,6 +28,13 @@ from . import pages, peers, results, tables, timing
 
 HERE = Path(__file__).parent.parent
 BEFORE = "c7c59d9"  # the last commit before
+WAS = {  # names that have changed since; "": not there yet, or as a half of another chapter
+    "04_duality": "",
+    "05_dual_network": "",
+    "06_adversarial_training": "05_adversarial_training",
+    "07_danskin": "06_danskin",
+    "08_dent": "07_dent",
+}
 WORK = 0.009  # seconds that one loop of `fixed_work` took on 2026-11-27, when all chapters took 697
 # Targets, in seconds of that day: a chapter, all chapters, the first figure.
 BUDGET, ALL, FIRST = 45, 360, 10
@@ -66,7 +73,8 @@ also given as multiples of a fixed piece of work, timed before and after each ru
 by hand, forty steps on 200 digits through 64-50-50-10. It took {work:.1f} milliseconds here (median;
 {least:.1f} to {most:.1f}), and {then:.1f} on 2026-11-27, the day by which the budgets are meant, when
 all chapters took 697 seconds: a second of that day is {scale:.2f} seconds here. *First figure* is from
-the end of the imports.
+the end of the imports. Chapters that were not there, or
+were a part of another, have no *before*.
 
 {table}
 
@@ -114,23 +122,31 @@ def section() -> str:
             files.extractall(old, filter="data")
         works = [work()]
         for file in sorted(HERE.glob("chapters/*.ipynb")):
-            chapters[file.stem] = []
-            for tree in (old, HERE):
-                seconds, figure = run(tree, file.stem)
+            name = WAS.get(file.stem, file.stem)
+            runs = []
+            for tree, stem in ((old, name), (HERE, file.stem)):
+                if not stem:
+                    runs.append(None)
+                    continue
+                seconds, figure = run(tree, stem)
                 works.append(work())
                 beside = (works[-2] + works[-1]) / 2
-                chapters[file.stem].append(Weight(seconds, figure, seconds / beside, figure / beside))
-                print(f"    {file.stem} {tree}: {seconds:.1f} s, {beside * 1e3:.1f} ms", flush=True)
+                runs.append(Weight(seconds, figure, seconds / beside, figure / beside))
+                print(f"    {stem} {tree}: {seconds:.1f} s, {beside * 1e3:.1f} ms", flush=True)
+            chapters[file.stem] = runs
     return page(chapters, works)
 
 
-def page(chapters: dict[str, list[Weight]], works: list[float]) -> str:
-    """The table and the targets, from what was measured: each chapter before and now."""
-    before, now = (
-        Weight(*map(sum, zip(*runs, strict=True))) for runs in zip(*chapters.values(), strict=True)
-    )
-    rows = [(name, *row(*runs), *(f"{r.figure:.1f}" for r in runs)) for name, runs in chapters.items()]
-    rows.append(("**all**", *row(before, now), "", ""))
+def page(chapters: dict[str, list[Weight | None]], works: list[float]) -> str:
+    """The table and the targets: each chapter before, if it was there, and now."""
+    both = [runs for runs in chapters.values() if runs[0]]
+    before, same = (Weight(*map(sum, zip(*runs, strict=True))) for runs in zip(*both, strict=True))
+    now = Weight(*map(sum, zip(*(run for _, run in chapters.values()), strict=True)))
+    rows = [
+        (name, *row(*runs), *("–" if r is None else f"{r.figure:.1f}" for r in runs))
+        for name, runs in chapters.items()
+    ]
+    rows.append(("**those that were there**", *row(before, same), "", ""))
     whole = [target("a chapter", name, run.loops, BUDGET) for name, (_, run) in chapters.items()]
     first = [target("first figure", name, r.figure_loops, FIRST) for name, (_, r) in chapters.items()]
     targets = [*whole, target("all chapters", "", now.loops, ALL), *first]
@@ -146,8 +162,10 @@ def page(chapters: dict[str, list[Weight]], works: list[float]) -> str:
     )
 
 
-def row(before: Weight, now: Weight) -> list[str]:
+def row(before: Weight | None, now: Weight) -> list[str]:
     """Seconds, loops and what is left of them."""
+    if before is None:
+        return ["–", f"{now.seconds:.0f}", "–", f"{now.loops:,.0f}", ""]
     seconds = [f"{run.seconds:.0f}" for run in (before, now)]
     loops = [f"{run.loops:,.0f}" for run in (before, now)]
     return [*seconds, *loops, f"{now.loops / before.loops:.2f}"]

@@ -15,6 +15,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from adv_lib import attacks, data, losses, models, training
+from adv_lib.affine import Bounds, affine_pieces
 from adv_lib.threat import Ball
 
 theorem = pytest.mark.theorem
@@ -353,3 +354,34 @@ def relaxed_minimum(pieces, layers, x, ball: Ball, c) -> tuple[float, list[Tenso
     program = cp.Problem(cp.Minimize(c.flatten().numpy() @ a), inside + rows)
     least = program.solve(solver=cp.CLARABEL)
     return least, [torch.from_numpy(np.atleast_1d(row.dual_value))[None, None] for row in rows]
+
+
+def reached(model, x, ball, count=30):
+    """The logits of points of the ball, (m, n, K): random ones, ends of axes, corners, 0."""
+    one = Case(ball, x, x if ball.box else None)
+    deltas = torch.cat([one.points(count), *([one.corners(count)] if ball.p == math.inf else [])])
+    with torch.no_grad():
+        moved = x + deltas.reshape(-1, *x.shape)
+        return model(moved.flatten(0, 1)).reshape(len(moved), len(x), -1)
+
+
+def detached(model, x):
+    return [piece.detach() for piece in affine_pieces(model, x.shape[1:])]
+
+
+def with_exact_bounds(seed, hidden, box=BOX, eps=0.3):
+    """A network, one input, and the smallest and largest pre-activations that the cube really allows."""
+    model, x, _, ball = problem(seed, (3,), 1, eps=eps, box=box, hidden=hidden, scale=3)
+    model.requires_grad_(False)
+    layers, region = layers_of(model), ball.region(x)
+    low, high = ((x + end)[0].numpy() for end in (region.low, region.high))
+    found = []
+    for depth in range(1, len(layers)):
+        units = np.eye(len(layers[depth - 1][1]))
+        ends = [
+            [sign * minimum_by_patterns(layers[:depth], low, high, sign * c) for c in units]
+            for sign in (1, -1)
+        ]
+        l, u = torch.tensor(ends, dtype=torch.float64)[:, None]
+        found.append(Bounds(l, u.maximum(l)))
+    return model, x, model(x).argmax(1), ball, found

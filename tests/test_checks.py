@@ -155,7 +155,7 @@ OPEN["duality.signs"] = (
         ([["O", "B", "X"], [], ["O", "U"], ["B", "U"]], "all four agree on X"),
     ],
 )
-OPEN["duality.order"] = (
+OPEN["dual_network.order"] = (
     [[True, False, False, True, False, True, True], np.array([1, 0, 0, 1, 0, 1, 1]) == 1],
     [
         (True, "a list of 7"),
@@ -185,7 +185,7 @@ def monotone(loss, z, y):
     return all(worse)
 
 
-OPEN["duality.properties"] = (
+OPEN["dual_network.properties"] = (
     [
         lambda loss, z, y: invariant(loss, z, y) and monotone(loss, z, y),
         lambda loss, z, y: torch.tensor(invariant(loss, z, y) and monotone(loss, z, y)),
@@ -204,7 +204,7 @@ OPEN["duality.properties"] = (
         (lambda loss, z, y: loss(3 * z, y) > 0, "for cross-entropy: one answer for all samples"),
     ],
 )
-OPEN["duality.beat_crown"] = (
+OPEN["dual_network.beat_crown"] = (
     [[1, 0.5, 1, 0.25], (-2.0, 1.0, 1.0, 1.0), torch.tensor([1.0, 0.5, 2.0, 0.1])],
     [
         ([1, 0.5, 1], "four finite numbers"),

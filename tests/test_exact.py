@@ -313,7 +313,7 @@ def assert_true(answer, model, x, y, ball, count=300, slack=ROUNDING):
     assert (answer.delta[~broken] == 0).all()
     assert (losses.margin_loss(model(x + answer.delta), y)[broken] >= 0).all()
     moved = anywhere(x, ball, count)
-    lead = losses.margin(model(moved.flatten(0, 1)), y.repeat(count)).reshape(count, -1).amax(0)
+    lead = losses.margin(model(moved.flatten(0, 1)), y.repeat(count)).reshape(count, -1).amin(0)
     delta = attacks.pgd(model, x, y, ball, steps=100)
     lead = lead.minimum(losses.margin(model(x + delta), y))
     assert (lead[robust] > 0).all()

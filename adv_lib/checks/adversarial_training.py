@@ -1,4 +1,4 @@
-"""Checks of chapter 5, adversarial training."""
+"""Checks of chapter 6, adversarial training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ danskin = Numbers(
         ),
         "In the last, δ = 1 is to the right of θ = 0: 2(0 − 1) = −2.": (2.25, 3.0, 2.0, 2.0, 2.0),
     },
-    praise="a step against the last derivative goes right, where φ rises: the subject of Chapter 6.",
+    praise="a step against the last derivative goes right, where φ rises: the subject of Chapter 7.",
 )
 
 published = Words(

@@ -1,4 +1,4 @@
-"""Checks of chapter 6, Danskin's theorem and the direction that falls fastest."""
+"""Checks of chapter 7, Danskin's theorem and the direction that falls fastest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of chapter 7, dent and how to judge a defense that adapts."""
+"""Checks of chapter 8, dent and how to judge a defense that adapts."""
 
 from __future__ import annotations
 

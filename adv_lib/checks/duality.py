@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import bounds, losses
-from ..threat import Ball
-from . import Code, Exercise, Numbers, Words, _tensor
+from . import Code, Exercise, Numbers
 
 # ---- by hand ----
 
@@ -80,175 +78,85 @@ conjugates = Numbers(
     praise="the last two are the support functions of two sets, and the ball's is the one of Chapter 1.",
 )
 
-stable = Numbers(
-    expected=(-2.0, 0.0, 3.0, 0.25, 1.0),
-    labels=(
-        "ν of the first unit",
-        "ν of the second unit",
-        "J",
-        "J with the offset 0.5",
-        "the minimum with the offset 0.5",
-    ),
-    mistakes={
-        "The backward pass begins with −1, minus the direction that is minimised, so ν of the "
-        "first unit is −2.": (2.0, 0.0, 3.0, 0.25, 1.0),
-        "The second unit is off on the whole ball: its ν is 0, whatever comes back to it.": (
-            -2.0,
-            5.0,
-            3.0,
-            0.25,
-            1.0,
-        ),
-        "For J you left out the last offset: minus the margin's ν times 1 adds 1.": (
-            -2.0,
-            0.0,
-            2.0,
-            -0.75,
-            1.0,
-        ),
-        "For J you left out the ball: ε‖ν̂₁‖₁ is to be subtracted.": (-2.0, 0.0, 5.0, 1.75, 1.0),
-        "In the last J you took α = 1. The exercise asks for α = u/(u − l) = 3/4, so ν = −1.5.": (
-            -2.0,
-            0.0,
-            3.0,
-            -0.5,
-            1.0,
-        ),
-        "In the last J you took α = 0. It is the best slope here; the exercise asks for 3/4.": (
-            -2.0,
-            0.0,
-            3.0,
-            1.0,
-            1.0,
-        ),
-        "For J the ball lowers the bound: ε‖ν̂₁‖₁ is subtracted.": (-2.0, 0.0, 7.0, 3.25, 1.0),
-        "With the offset 0.5 the unit is unstable, l = −0.5 and u = 1.5: ν = α ν̂ with α = 3/4.": (
-            -2.0,
-            0.0,
-            3.0,
-            0.0,
-            1.0,
-        ),
-        "The minimum itself: 2 max(δ + 0.5, 0) + 1 is 1 for every δ ≤ −0.5.": (
-            -2.0,
-            0.0,
-            3.0,
-            0.25,
-            0.0,
-        ),
-    },
-    praise="without an unstable unit the bound is the minimum; with one, the slope decides.",
-)
-
-# ---- the two-layer dual ----
+# ---- the conjugate of a ReLU ----
 
 
-def _two_layer(
-    W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
-) -> Tensor:
-    nu = -u / (u - l) * w2
-    hat = W1.T @ nu
-    return b2 - nu @ b1 - hat @ x - eps * hat.abs().sum() + (l * nu.clamp(min=0)).sum()
+def _relu(p: Tensor, q: Tensor, l: Tensor, u: Tensor) -> Tensor:
+    ends = torch.maximum(p * l + q * l.clamp(min=0), p * u + q * u.clamp(min=0))
+    return torch.where((l < 0) & (u > 0), ends.clamp(min=0), ends)
 
 
-def _changed(**signs: float) -> Callable:
-    """The dual with another factor before one of its terms."""
+def _corners(unstable: Callable, off: Callable, on: Callable) -> Callable:
+    """The conjugate with other formulas for the three kinds of units; each is of (p, q, l, u)."""
 
-    def wrong(
-        W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
-    ) -> Tensor:
-        nu = -u / (u - l) * w2
-        hat = W1.T @ nu
-        of = {"last": 1, "first": 1, "input": 1, "ball": 1, "units": 1} | signs
-        terms = of["last"] * b2 - of["first"] * nu @ b1 - of["input"] * hat @ x
-        return terms - of["ball"] * eps * hat.abs().sum() + of["units"] * (l * nu.clamp(min=0)).sum()
+    def wrong(p: Tensor, q: Tensor, l: Tensor, u: Tensor) -> Tensor:
+        stable = torch.where(l >= 0, on(p, q, l, u), off(p, q, l, u))
+        return torch.where((l < 0) & (u > 0), unstable(p, q, l, u), stable)
 
     return wrong
 
 
-def _other_nu(nu_of: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
-    """The dual at other multipliers: nu_of(w2, l, u)."""
-
-    def wrong(
-        W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
-    ) -> Tensor:
-        nu = nu_of(w2, l, u)
-        hat = W1.T @ nu
-        return b2 - nu @ b1 - hat @ x - eps * hat.abs().sum() + (l * nu.clamp(min=0)).sum()
-
-    return wrong
+def _largest(*terms: Tensor) -> Tensor:
+    return torch.stack(terms).amax(0)
 
 
-def _no_clamp(
-    W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
-) -> Tensor:
-    nu = -u / (u - l) * w2
-    hat = W1.T @ nu
-    return b2 - nu @ b1 - hat @ x - eps * hat.abs().sum() + (l * nu).sum()
+def _unstable(p: Tensor, q: Tensor, l: Tensor, u: Tensor) -> Tensor:
+    return _largest(0 * p, l * p, u * (p + q))
 
 
-def _two_norm(
-    W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
-) -> Tensor:
-    nu = -u / (u - l) * w2
-    hat = W1.T @ nu
-    return b2 - nu @ b1 - hat @ x - eps * hat.norm() + (l * nu.clamp(min=0)).sum()
+_LOWER = torch.tensor([-1.0, -2.0, -1.0, -3.0, -3.0, 0.5, 1.0, -2.0])
+_UPPER = torch.tensor([2.0, 1.0, 3.0, -1.0, -0.5, 2.0, 4.0, 2.0])
 
-
-def _instance(seed: int) -> tuple:
-    """Three units, all unstable over the ball."""
-    generator = torch.Generator().manual_seed(seed)
-    W1 = torch.randint(-2, 3, (3, 2), generator=generator).float()
-    W1[:, 0] += (W1 == 0).all(1)  # no unit without an input
-    b1, x = torch.tensor([0.2, -0.1, 0.1]), torch.tensor([0.5, -0.25])
-    b1 = b1 - W1 @ x
-    reach = 0.5 * W1.abs().sum(1)
-    a = W1 @ x + b1
-    w2 = torch.tensor([1.0, -2.0, 0.5]) if seed == 0 else torch.tensor([-1.0, 1.0, -3.0])
-    return W1, b1, w2, 0.5, x, 0.5, a - reach, a + reach
-
-
-two_layer = Code(
-    reference=_two_layer,
-    cases=[_instance(0), _instance(1)],
+relu_conjugate = Code(
+    reference=_relu,
+    cases=[
+        (
+            torch.tensor([1.0, -1.0, 0.5, -1.0, 2.0, 1.0, -2.0, 0.5]),
+            torch.tensor([0.5, 0.5, -2.0, 0.5, 1.0, -2.0, 1.0, -1.0]),
+            _LOWER,
+            _UPPER,
+        ),
+        (
+            torch.tensor([-1.0, 1.0, -2.0, 1.0, 0.5, 1.0, 0.5, -0.5]),
+            torch.tensor([2.0, -3.0, 0.5, 2.0, -1.0, 1.0, -2.0, 0.25]),
+            _LOWER,
+            _UPPER,
+        ),
+    ],
     mistakes={
-        "The term of the units, Σ l[ν]₊, is missing. Each unstable unit with ν > 0 costs something.": (
-            _changed(units=0)
+        "You used the formula of the unstable units for all. A unit that is on has its two corners at "
+        "(l, l) and (u, u), one that is off at (l, 0) and (u, 0): the others are not in S.": _unstable,
+        "The units that are on are right; for one that is off, h is 0, so q does not matter and the "
+        "corners are (l, 0) and (u, 0).": _corners(
+            _unstable, _unstable, lambda p, q, l, u: _largest(l * (p + q), u * (p + q))
         ),
-        "The term of the units has the wrong sign. l is negative and [ν]₊ is not, so that l[ν]₊ lowers "
-        "the bound, as it must.": _changed(units=-1),
-        "The ball's term has the wrong sign: the adversary lowers the bound.": _changed(ball=-1),
-        "The ball's term is missing: x is not the only input.": _changed(ball=0),
-        "The offset b₂ has the wrong sign: −ν₂ᵀb₂ with ν₂ = −1.": _changed(last=-1),
-        "The offset b₂ is missing: −ν₂ᵀb₂ with ν₂ = −1.": _changed(last=0),
-        "The term of b₁ has the wrong sign: it is −νᵀb₁.": _changed(first=-1),
-        "The term of b₁ is missing: it is −νᵀb₁.": _changed(first=0),
-        "The term of x has the wrong sign: it is −xᵀν̂₁.": _changed(input=-1),
-        "The sign of ν is wrong. The pass begins with ν₂ = −1, so that ν̂₂ = −w₂, and the slope "
-        "u/(u − l) is positive; u/(l − u) is not.": _other_nu(lambda w2, l, u: u / (u - l) * w2),
-        "In the term of the units take [ν]₊, not ν: a unit with a negative ν costs nothing.": _no_clamp,
-        "The dual norm of ℓ∞ is ℓ1: sum the |ν̂₁|.": _two_norm,
-        "You return −J. The bound is J itself.": lambda *a: -_two_layer(*a),
-        "The exercise asks for the slope u/(u − l) on both sides. You took 1 where ν̂ is negative, which "
-        "is a valid bound too, and another one.": _other_nu(
-            lambda w2, l, u: torch.where(w2 < 0, -u / (u - l), -1.0) * w2
+        "The units that are off are right; for one that is on, h is a, and the corners are (l, l) and "
+        "(u, u).": _corners(_unstable, lambda p, q, l, u: _largest(l * p, u * p), _unstable),
+        "The corner (u, u) of an unstable unit is missing: it adds u(p + q).": _corners(
+            lambda p, q, l, u: _largest(0 * p, l * p),
+            lambda p, q, l, u: _largest(l * p, u * p),
+            lambda p, q, l, u: _largest(l * (p + q), u * (p + q)),
         ),
-        "The exercise asks for the slope u/(u − l) on both sides. You took 0 where ν̂ is negative, which "
-        "is a valid bound too, and another one.": _other_nu(
-            lambda w2, l, u: torch.where(w2 < 0, -u / (u - l), 0.0) * w2
+        "The corner (0, 0) of an unstable unit is missing: it adds 0, also where the two others are "
+        "negative.": lambda p, q, l, u: torch.maximum(
+            p * l + q * l.clamp(min=0), p * u + q * u.clamp(min=0)
         ),
-        "You sent −w₂ through unchanged. Every unit here is unstable, and its slope is u/(u − l).": (
-            _other_nu(lambda w2, l, u: -w2)
+        "At the left corner of an unstable unit h is 0, not l: its value is l p.": _corners(
+            lambda p, q, l, u: _largest(0 * p, l * (p + q), u * (p + q)),
+            lambda p, q, l, u: _largest(l * p, u * p),
+            lambda p, q, l, u: _largest(l * (p + q), u * (p + q)),
         ),
-        "The slope is u/(u − l), the rise of the chord from (l, 0) to (u, u).": (
-            _other_nu(lambda w2, l, u: l / (u - l) * w2)
+        "At the right corner of an unstable unit a is u as well as h: its value is u(p + q).": _corners(
+            lambda p, q, l, u: _largest(0 * p, l * p, u * q),
+            lambda p, q, l, u: _largest(l * p, u * p),
+            lambda p, q, l, u: _largest(l * (p + q), u * (p + q)),
+        ),
+        "You have the smallest value of p a + q h on S; the conjugate is the largest.": (
+            lambda p, q, l, u: -_relu(-p, -q, l, u)
         ),
     },
-    praise="two matrix products, and a statement about the whole ball.",
+    praise="a linear function on a polygon: look at its corners, and nowhere else.",
 )
-
-# ---- what is ordered ----
-
 
 # ---- break it: wrong signs ----
 
@@ -282,139 +190,92 @@ _TERMS = {
 
 signs = _Signs()
 
-order = Words(
-    truth=(True, False, False, True, False, True, True),
-    why=(
-        "Every choice of slopes is a choice of multipliers of the same linear program, and weak duality "
-        "puts it below the program's minimum.",
-        "The relaxations differ. A slope of 1 under a unit that can be off says less than the "
-        "interval's h ≥ 0.",
-        "Neither choice of slopes is the better one for every unit: it depends on what comes back.",
-        "Tighter bounds give smaller triangles, so that the second program has fewer points.",
-        "The first has the weaker solver and the better bounds. Either can win.",
-        "An attack is at a point of the ball, and the minimum is over all of them.",
-        "The ascent starts at CROWN's slopes and keeps the best that it meets.",
-    ),
-    among=(True, False),
-    praise="with the same layer bounds nearly everything is ordered, without them little is.",
+# ---- the two-layer dual ----
+
+
+def _dual(
+    nu_of: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda w2, l, u: -u / (u - l) * w2,
+    positive: Callable[[Tensor], Tensor] = lambda nu: nu.clamp(min=0),
+    size: Callable[[Tensor], Tensor] = lambda hat: hat.abs().sum(),
+    **factors: float,
+) -> Callable:
+    """The dual of a two-layer network: the right one, or one with a mistake in it.
+
+    nu_of: ν from w2, l and u.  positive: [ν]₊.  size: the dual norm.
+    factors: what stands before one of the terms last (b₂), first (b₁), input (x), ball and units.
+    """
+    of = {"last": 1, "first": 1, "input": 1, "ball": 1, "units": 1} | factors
+
+    def two_layer(
+        W1: Tensor, b1: Tensor, w2: Tensor, b2: float, x: Tensor, eps: float, l: Tensor, u: Tensor
+    ) -> Tensor:
+        nu = nu_of(w2, l, u)
+        hat = W1.T @ nu
+        J = of["last"] * b2 - of["first"] * nu @ b1 - of["input"] * hat @ x
+        return J - of["ball"] * eps * size(hat) + of["units"] * (l * positive(nu)).sum()
+
+    return two_layer
+
+
+def _instance(seed: int) -> tuple:
+    """Three units, all unstable over the ball."""
+    generator = torch.Generator().manual_seed(seed)
+    W1 = torch.randint(-2, 3, (3, 2), generator=generator).float()
+    W1[:, 0] += (W1 == 0).all(1)  # no unit without an input
+    b1, x = torch.tensor([0.2, -0.1, 0.1]), torch.tensor([0.5, -0.25])
+    b1 = b1 - W1 @ x
+    reach = 0.5 * W1.abs().sum(1)
+    a = W1 @ x + b1
+    w2 = torch.tensor([1.0, -2.0, 0.5]) if seed == 0 else torch.tensor([-1.0, 1.0, -3.0])
+    return W1, b1, w2, 0.5, x, 0.5, a - reach, a + reach
+
+
+two_layer = Code(
+    reference=_dual(),
+    cases=[_instance(0), _instance(1)],
+    mistakes={
+        "The term of the units, Σ l[ν]₊, is missing. Each unstable unit with ν > 0 costs something.": (
+            _dual(units=0)
+        ),
+        "The term of the units has the wrong sign. l is negative and [ν]₊ is not, so that l[ν]₊ lowers "
+        "the bound, as it must.": _dual(units=-1),
+        "The ball's term has the wrong sign: the adversary lowers the bound.": _dual(ball=-1),
+        "The ball's term is missing: x is not the only input.": _dual(ball=0),
+        "The offset b₂ has the wrong sign: −ν₂ᵀb₂ with ν₂ = −1.": _dual(last=-1),
+        "The offset b₂ is missing: −ν₂ᵀb₂ with ν₂ = −1.": _dual(last=0),
+        "The term of b₁ has the wrong sign: it is −νᵀb₁.": _dual(first=-1),
+        "The term of b₁ is missing: it is −νᵀb₁.": _dual(first=0),
+        "The term of x has the wrong sign: it is −xᵀν̂₁.": _dual(input=-1),
+        "The sign of ν is wrong. The pass begins with ν₂ = −1, so that ν̂₂ = −w₂, and the slope "
+        "u/(u − l) is positive; u/(l − u) is not.": _dual(lambda w2, l, u: u / (u - l) * w2),
+        "In the term of the units take [ν]₊, not ν: a unit with a negative ν costs nothing.": _dual(
+            positive=lambda nu: nu
+        ),
+        "The dual norm of ℓ∞ is ℓ1: sum the |ν̂₁|.": _dual(size=torch.linalg.norm),
+        "You return −J. The bound is J itself.": lambda *a: -_dual()(*a),
+        "The exercise asks for u/(u − l) whatever the sign of ν̂. You took 1 where ν̂ is negative, which "
+        "is a valid bound too, and another one.": _dual(
+            lambda w2, l, u: torch.where(w2 < 0, -u / (u - l), -1.0) * w2
+        ),
+        "The exercise asks for u/(u − l) whatever the sign of ν̂. You took 0 where ν̂ is negative, which "
+        "is a valid bound too, and another one.": _dual(
+            lambda w2, l, u: torch.where(w2 < 0, -u / (u - l), 0.0) * w2
+        ),
+        "You sent −w₂ through unchanged. Every unit here is unstable, and its slope is u/(u − l).": (
+            _dual(lambda w2, l, u: -w2)
+        ),
+        "The slope is u/(u − l), the rise of the chord from (l, 0) to (u, u).": (
+            _dual(lambda w2, l, u: l / (u - l) * w2)
+        ),
+    },
+    praise="two matrix products, and a statement about the whole ball.",
 )
-
-# ---- losses ----
-
-
-class _Properties(Exercise):
-    praise = "with both, and only with both, the worst margins may be put into the loss."
-
-    def examine(self, answer: Callable) -> str | None:
-        """Ask the reader's test about losses with both properties, with one, and with none."""
-        if not callable(answer):
-            return f"expected a function, got {answer!r}."
-        generator = torch.Generator().manual_seed(0)
-        z = 2 * torch.randn(400, 5, generator=generator)
-        y = torch.randint(0, 5, (400,), generator=generator)
-        for name, (loss, truth, why) in _LOSSES.items():
-            got = answer(loss, z.clone(), y.clone())
-            if isinstance(got, Tensor) and got.numel() == 1:
-                got = got.item()
-            if isinstance(got, Tensor):
-                return f"expected True or False for {name}: one answer for all samples."
-            if got not in (True, False):
-                return f"expected True or False for {name}, got {got!r}."
-            if bool(got) is not truth:
-                return f"for {name} expected {truth}, got {bool(got)}. {why}"
-        return None
-
-
-def _own(z: Tensor, y: Tensor) -> Tensor:
-    return z.gather(1, y[:, None]).squeeze(1)
-
-
-def _squares(z: Tensor, y: Tensor) -> Tensor:
-    return (z - nn.functional.one_hot(y, z.shape[1])).square().sum(1)
-
-
-def _smoothed(z: Tensor, y: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(z, y, reduction="none", label_smoothing=0.4)
-
-
-_LOSSES: Mapping[str, tuple[Callable, bool, str]] = {
-    "cross-entropy": (
-        losses.cross_entropy,
-        True,
-        "It has both. Compare up to rounding, and change logits only so that the model suffers: others "
-        "up, z_y down.",
-    ),
-    "the margin loss": (losses.margin_loss, True, "It has both; raising a logit may leave it as it is."),
-    "the log-odds": (losses.log_odds, True, "It has both properties."),
-    "−z_y": (
-        lambda z, y: -_own(z, y),
-        False,
-        "It is monotone, but moves when all logits move together. Test the shift as well.",
-    ),
-    "cross-entropy with label smoothing": (
-        _smoothed,
-        False,
-        "It does not change under a shift, but it can fall when another logit rises, because it wants "
-        "some of the mass there. Raise each logit by itself.",
-    ),
-    "the difference of logits ratio": (
-        lambda z, y: losses.dlr(z, y),
-        False,
-        "It does not change under a shift, but its denominator does when the third largest logit rises.",
-    ),
-    "a loss that is the squared error for class 4 and cross-entropy for all others": (
-        lambda z, y: torch.where(y == 4, _squares(z, y), losses.cross_entropy(z, y)),
-        False,
-        "It has the properties for most samples. One sample is enough to refute: look at all of them.",
-    ),
-    "the squared error": (_squares, False, "It has neither of the two properties."),
-}
-
-properties = _Properties()
-
-# ---- break it: intervals above CROWN ----
-
-
-class _BeatCrown(Exercise):
-    praise = "a slope of 1 under the ReLU lets h be negative; the interval knows that it is not."
-
-    def examine(self, answer: Sequence[float]) -> str | None:
-        """One unit, margin c max(w δ + b, 0) + d over |δ| ≤ 1, by both methods of the package."""
-        numbers = _tensor(answer)
-        if numbers is None or numbers.shape != (4,) or not numbers.isfinite().all():
-            return f"expected four finite numbers w, b, c, d, got {answer!r}."
-        w, b, c, d = numbers.tolist()
-        model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2)).double()
-        with torch.no_grad():
-            model[0].weight[:], model[0].bias[:] = w, b
-            model[2].weight[:], model[2].bias[:] = torch.tensor([[c], [0.0]]), torch.tensor([d, 0.0])
-            x, y = torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-            by = {
-                method: bounds.margins(model, x, y, Ball(math.inf, 1.0), method)[0, 1].item()
-                for method in ("interval", "crown")
-            }
-        said = f"intervals say {by['interval']:.4g}, CROWN says {by['crown']:.4g}"
-        if by["interval"] > 0 >= by["crown"]:
-            return None
-        if abs(b) >= abs(w):
-            return f"{said}. The unit is stable, and there the two agree: let w δ + b change its sign."
-        if c <= 0:
-            return f"{said}. With c ≤ 0 both use the upper end. The lower line matters for c > 0."
-        if b <= 0:
-            return f"{said}. Here −l ≥ u, so that CROWN takes the slope 0, as intervals do: try b > 0."
-        return f"{said}. The unit is right; choose d so that one is positive and the other is not."
-
-
-beat_crown = _BeatCrown()
 
 # ---- the chapter's exercises, in its order ----
 
 EXERCISES = {
     "Conjugates by hand": conjugates,
+    "The conjugate of a ReLU": relu_conjugate,
     "Which sign is wrong?": signs,
     "The two-layer dual": two_layer,
-    "When nothing is lost": stable,
-    "Beat CROWN": beat_crown,
-    "What is a theorem?": order,
-    "Two properties of a loss": properties,
 }

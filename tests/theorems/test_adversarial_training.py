@@ -1,4 +1,4 @@
-"""Chapter 5, adversarial training: every labelled statement, attacked with random instances."""
+"""Chapter 6, adversarial training: every labelled statement, attacked with random instances."""
 
 import math
 

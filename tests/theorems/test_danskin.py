@@ -1,4 +1,4 @@
-"""Chapter 6, Danskin: every labelled statement, attacked with random instances."""
+"""Chapter 7, Danskin: every labelled statement, attacked with random instances."""
 
 import itertools
 import math

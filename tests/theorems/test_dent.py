@@ -1,4 +1,4 @@
-"""Chapter 7, dent: every labelled statement, attacked with random instances."""
+"""Chapter 8, dent: every labelled statement, attacked with random instances."""
 
 import math
 from functools import partial
