@@ -34,6 +34,7 @@ from adv_lib.threat import Ball
 
 RUNS = {
     "fgsm": attacks.fgsm,
+    "bim": partial(attacks.bim, steps=5),
     "pgd best": partial(attacks.pgd, steps=5, restarts=2),
     "pgd first": partial(attacks.pgd, steps=5, restarts=2, keep="first"),
     "pgd last": partial(attacks.pgd, steps=5, restarts=2, keep="last"),
@@ -41,7 +42,7 @@ RUNS = {
     "square": partial(attacks.square, queries=20),
 }
 CLIMBS = {"pgd": partial(attacks.pgd, steps=10), "apgd": partial(attacks.apgd, steps=10)}
-FROM_ZERO = {"fgsm": attacks.fgsm, **CLIMBS}
+FROM_ZERO = {"fgsm": attacks.fgsm, "bim": attacks.bim, **CLIMBS}
 each_run = pytest.mark.parametrize("attack", RUNS.values(), ids=RUNS)
 each_climb = pytest.mark.parametrize("attack", CLIMBS.values(), ids=CLIMBS)
 each_run_and_p = pytest.mark.parametrize(
@@ -726,6 +727,21 @@ def linear_problem(seed, p, eps, box, K, n=8, d=6):
 
 def inputs_like(n, d, seed, box):
     return problem(seed, shape=(d,), n=n, box=box).x
+
+
+def test_every_attack_of_the_package_is_run_here():
+    named = {getattr(run, "func", run) for run in RUNS.values()}
+    assert named == {getattr(attacks, name) for name in attacks.__all__ if name.islower()}
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_bim_is_pgd_with_steps_that_only_reach_the_border_together_and_fgsm_with_one(p):
+    inputs = problem(p=p, n=20)
+    for steps in (1, 4):
+        size = inputs.ball.eps / steps
+        expected = attacks.pgd(*inputs, steps=steps, step_size=size, keep="last")
+        torch.testing.assert_close(attacks.bim(*inputs, steps=steps), expected)
+    torch.testing.assert_close(attacks.bim(*inputs, steps=1), attacks.fgsm(*inputs))
 
 
 AT_FULL_LENGTH = {

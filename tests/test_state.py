@@ -139,6 +139,7 @@ CALLS = {
 }
 ATTACKS = {
     "fgsm": attacks.fgsm,
+    "bim": partial(attacks.bim, steps=3),
     **{
         f"pgd {keep}": partial(attacks.pgd, steps=4, restarts=2, keep=keep)
         for keep in ("best", "first", "last")

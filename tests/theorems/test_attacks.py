@@ -23,6 +23,7 @@ boxes = st.sampled_from([None, BOX])
 DUAL = {1: math.inf, 2: 2, math.inf: 1}
 ATTACKS = {
     "fgsm": attacks.fgsm,
+    "bim": partial(attacks.bim, steps=8),
     "pgd": partial(attacks.pgd, steps=8, restarts=2),
     "pgd first": partial(attacks.pgd, steps=8, keep="first"),
     "apgd": partial(attacks.apgd, steps=8),
