@@ -126,26 +126,18 @@ def test_no_point_of_the_ball_leaves_the_bounds_of_the_backward_passes(
 @each_kind
 @settings(max_examples=10)
 @given(seeds, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]), st.booleans())
-def test_no_point_of_the_cube_crosses_the_linear_programs_and_who_knows_less_proves_less(
+def test_no_unit_leaves_the_bounds_of_the_programs_and_backward_passes_prove_no_more_than_programs(
     kind, seed, box, eps, each_eps
 ):
-    """Intervals ≤ backward passes ≤ programs on the same layer bounds, and the tighter the better."""
     model, x, y, ball = network_case(kind, seed, math.inf, box, eps, each_eps=each_eps)
     layers = {m: bounds.pre_activations(model, x, ball, m, jobs=1) for m in bounds.METHODS}
-    margins = {m: bounds.margins(model, x, y, ball, m, jobs=1) for m in bounds.METHODS}
-    points = reached(model, x, y, ball)
-    assert_nothing_crosses(points, layers["lp"], margins["lp"])
+    tight = bounds.margins(model, x, y, ball, "lp", jobs=1)
+    assert_nothing_crosses(reached(model, x, y, ball), layers["lp"], tight)
     for tighter in (layers[m] for m in bounds.METHODS if m != "interval"):
         assert_inside_the_intervals(tighter, layers["interval"])
-    assert (
-        bounds.margins(model, x, y, ball, layer_bounds=layers["lp"]) >= margins["interval"] - EXACT
-    ).all()
     for known in ("interval", "crown"):
         given = {"layer_bounds": layers[known]}
         program = bounds.margins(model, x, y, ball, "lp", **given, jobs=1)
-        assert_nothing_crosses(points, layers[known], program)
-        assert (program >= margins["interval"] - NEAR).all()
-        assert (margins["lp"] >= program - NEAR).all()
         best = bounds.best_slopes(model, x, y, ball, **given, steps=3)
         for method, slopes in (("dual", None), ("crown", None), ("crown", best)):
             found = bounds.margins(model, x, y, ball, method, **given, slopes=slopes)
@@ -275,46 +267,7 @@ def test_where_no_unit_is_unstable_all_but_intervals_are_exact(method, p, box):
             torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
 
 
-@given(seeds, orders, boxes)
-def test_elision_gives_the_exact_minimum_over_the_last_hidden_box(seed, p, box):
-    """A linear function is smallest over a box at the corner that its signs point away from."""
-    model, x, y, ball = network_case("deep mlp", seed, p, box)
-    layer = bounds.pre_activations(model, x, ball)[-1]
-    low, high = layer.lower.relu(), layer.upper.relu()
-    W, b = model[-1].weight, model[-1].bias
-    found = bounds.margins(model, x, y, ball)
-    for i, k in np.ndindex(len(x), len(W)):
-        if k != y[i]:
-            row = W[y[i]] - W[k]
-            corner = torch.where(row > 0, low[i], high[i])
-            torch.testing.assert_close(found[i, k], row @ corner + b[y[i]] - b[k])
-
-
 # ---- in order ----
-
-
-@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "linear"])
-@settings(max_examples=8)
-@given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]))
-def test_elision_is_never_worse_than_the_intervals_of_the_logits(kind, seed, p, box, eps):
-    model, x, y, ball = network_case(kind, seed, p, box, eps, n=20)
-    last, piece = (
-        bounds.pre_activations(model, x, ball)[-1],
-        affine_pieces(model, x.shape[1:])[-1],
-    )
-    logits = bounds.interval(piece, Bounds(last.lower.relu(), last.upper.relu()))
-    apart = logits.lower.gather(1, y[:, None]) - logits.upper
-    assert (bounds.margins(model, x, y, ball) >= apart - EXACT).all()
-
-
-@each_kind
-@settings(max_examples=8)
-@given(seeds, orders, boxes, st.sampled_from([0.0, 0.03, 0.3, 2.0]))
-def test_in_any_ball_backward_passes_leave_no_layer_wider_than_intervals(kind, seed, p, box, eps):
-    model, x, _, ball = network_case(kind, seed, p, box, eps)
-    plain = bounds.pre_activations(model, x, ball)
-    for method in BACKWARD:
-        assert_inside_the_intervals(bounds.pre_activations(model, x, ball, method), plain)
 
 
 @backward
@@ -668,20 +621,6 @@ each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 @each_loss
 @any_ball
-@settings(max_examples=8)
-@given(st.sampled_from(list(NETWORKS)), seeds, orders, boxes, st.sampled_from([0.03, 0.3]))
-def test_no_point_of_the_ball_has_a_larger_loss(loss, method, kind, seed, p, box, eps):
-    model, x, y, ball = network_case(kind, seed, p, box, eps, n=20, each_eps=True)
-    found = bounds.robust_loss(model, x, y, ball, method, loss)
-    moved = tries(model, x, y, ball, 10)
-    with torch.no_grad():
-        reached = loss(model(moved.flatten(0, 1)), y.repeat(len(moved))).reshape(len(moved), -1)
-    assert found.shape == (20,)
-    assert (reached <= found + EXACT).all()
-
-
-@each_loss
-@any_ball
 @each_kind
 def test_in_a_ball_of_radius_0_it_is_the_loss(kind, method, loss):
     model, x, y, ball = network_case(kind, 0, eps=0.0, n=9)
@@ -715,29 +654,6 @@ def test_it_has_gradients_in_all_weights_and_leaves_none_behind(method, kind, lo
     assert all(slope.isfinite().all() for slope in slopes)
     assert any(slope.any() for slope in slopes)
     assert all(weights.grad is None for weights in parameters)
-
-
-# ---- one interval ----
-
-
-@each_kind
-@settings(max_examples=20)
-@given(seeds)
-def test_an_interval_holds_what_its_piece_makes_of_the_box_and_both_ends_are_reached(kind, seed):
-    model, x, _, _ = network_case(kind, seed, box=None)
-    for piece in affine_pieces(model, x.shape[1:]):
-        lower = entries((1, *piece.shape_in), seed, "plain")
-        upper = lower + entries(lower.shape, seed + 1, "sparse").abs()
-        found = bounds.interval(piece, Bounds(lower, upper))
-        share = torch.rand(50, *piece.shape_in, generator=seeded(seed), dtype=torch.float64)
-        inside = piece(lower + share * (upper - lower))
-        assert (found.lower - EXACT <= inside).all()
-        assert (inside <= found.upper + EXACT).all()
-        W, _ = piece.matrix()
-        for sign, end in ((1, found.upper), (-1, found.lower)):
-            corners = torch.where(sign * W > 0, upper.flatten(1), lower.flatten(1))
-            reached = piece(corners).flatten(1).diagonal()
-            torch.testing.assert_close(reached, end.flatten())
 
 
 # ---- several at a time ----

@@ -191,18 +191,6 @@ def test_on_a_grid_a_norm_of_the_plane_has_its_conjugate_and_the_ball_its_suppor
 
 
 @settings(max_examples=30)
-@given(seeds)
-def test_on_its_corners_the_relaxed_relu_has_its_conjugate(seed):
-    lower, upper = (float(t) for t in ends(seed, ()))
-    corners = [(lower, max(lower, 0)), (upper, max(upper, 0))]
-    corners += [(0.0, 0.0)] if lower < 0 < upper else []
-    s, y = torch.tensor(corners).double(), entries((20, 2), seed + 2, "plain")
-    low, high = torch.full((20,), lower).double(), torch.full((20,), upper).double()
-    found = legendre(s, torch.zeros(len(s)).double(), y)
-    torch.testing.assert_close(conjugates.relu(y[:, 0], y[:, 1], low, high), found)
-
-
-@settings(max_examples=30)
 @given(seeds, st.integers(1, 3))
 def test_brute_force_is_the_maximum_over_the_grid_wherever_f_is_finite(seed, d):
     s, y = entries((15, d), seed, "ties"), entries((4, d), seed + 1, "plain")
@@ -282,49 +270,7 @@ def test_a_ball_with_and_without_a_box_agrees_with_a_convex_solver(p, box):
         assert star == pytest.approx(solved, abs=1e-6)
 
 
-@settings(max_examples=60)
-@given(seeds)
-def test_the_relaxed_relu_agrees_with_a_linear_program_over_its_inequalities(seed):
-    lower, upper = (float(t) for t in ends(seed, ()))
-    p, q = entries((2,), seed + 2, "plain").tolist()
-    if lower >= 0:
-        rows, sides, equal = [], [], [[1.0, -1.0]]
-    elif upper <= 0:
-        rows, sides, equal = [], [], [[0.0, 1.0]]
-    else:  # h ≥ a and (u − l) h ≤ u (a − l); h ≥ 0 below
-        rows, sides, equal = [[1.0, -1.0], [-upper, upper - lower]], [0.0, -upper * lower], []
-    given = {"A_ub": rows, "b_ub": sides} if rows else {"A_eq": equal, "b_eq": [0.0]}
-    solved = linprog([-p, -q], bounds=[(lower, upper), (0, None)], **given)
-    one = [torch.tensor([value]).double() for value in (p, q, lower, upper)]
-    assert conjugates.relu(*one).item() == pytest.approx(-solved.fun, abs=1e-6)
-
-
 # ---- closed forms and edges ----
-
-
-@given(seeds, kinds)
-def test_between_unstable_bounds_with_the_multipliers_of_the_dual_it_is_one_of_three_numbers(seed, kind):
-    """I*_S(−ν, ν̂) = max{0, −lν, u(ν̂ − ν)}."""
-    lower, upper = (
-        -entries((6,), seed, "plain").abs() - 0.01,
-        entries((6,), seed + 1, "plain").abs() + 0.01,
-    )
-    nu, hat = entries((6,), seed + 2, kind), entries((6,), seed + 3, kind)
-    found = conjugates.relu(-nu, hat, lower, upper)
-    expected = torch.stack([0 * nu, -lower * nu, upper * (hat - nu)]).amax(0)
-    torch.testing.assert_close(found, expected)
-
-
-@given(seeds, kinds)
-def test_of_a_unit_that_is_on_or_off_it_is_the_support_function_of_a_segment(seed, kind):
-    low, size = entries((6,), seed, "plain").abs(), entries((6,), seed + 1, "ties").abs()
-    nu, hat = entries((6,), seed + 2, kind), entries((6,), seed + 3, kind)
-    on = conjugates.relu(-nu, hat, low, low + size)
-    torch.testing.assert_close(on, torch.maximum(low * (hat - nu), (low + size) * (hat - nu)))
-    off = conjugates.relu(-nu, hat, -low - size, -low)
-    torch.testing.assert_close(off, torch.maximum((low + size) * nu, low * nu))
-    assert (conjugates.relu(-hat, hat, low, low + size) == 0).all()  # ν = ν̂: nothing lost where it is on
-    assert (conjugates.relu(0 * nu, hat, -low - size, -low) == 0).all()  # ν = 0: nor where it is off
 
 
 def test_of_a_single_point_it_is_the_value_there():

@@ -195,40 +195,7 @@ def test_a_witness_in_float32_is_allowed_in_float32_and_reaches_it_up_to_roundin
             torch.testing.assert_close(reached, found.attained[others, k], rtol=0, atol=1e-5)
 
 
-# ---- the order: intervals, programs, the minimum, attacks ----
-
-
-@each_kind
-@settings(max_examples=3)
-@given(seeds, boxes, cubes)
-def test_intervals_programs_the_minimum_and_attacks_stand_in_this_order(kind, seed, box, eps):
-    model, x, y, ball = case(kind, seed, eps, box)
-    layers = bounds.pre_activations(model, x, ball)
-    interval = bounds.margins(model, x, y, ball)
-    program = bounds.margins(model, x, y, ball, "lp", layer_bounds=layers, jobs=1)
-    tight = bounds.margins(model, x, y, ball, "lp", jobs=1)
-    found = exact.margins(model, x, y, ball, jobs=1)
-    assert (interval <= program + TOLERANCE).all()
-    assert (program <= tight + TOLERANCE).all()
-    assert (tight <= found.attained + ROUNDING).all()
-    assert (tight <= found.margins + 2 * TOLERANCE).all()
-    for step in range(1, model(x).shape[1]):
-        targets = (y + step) % model(x).shape[1]
-        delta = attacks.pgd(model, x, y, ball, targets=targets, steps=20)
-        reached = differences(model(x + delta), y).gather(1, targets[:, None])
-        assert (reached >= found.margins.gather(1, targets[:, None]) - ROUNDING).all()
-        assert (reached >= found.attained.gather(1, targets[:, None]) - TOLERANCE).all()
-
-
-@each_kind
-@settings(max_examples=4)
-@given(seeds, boxes, cubes)
-def test_no_point_of_the_cube_has_a_smaller_margin(kind, seed, box, eps):
-    model, x, y, ball = case(kind, seed, eps, box)
-    found = exact.margins(model, x, y, ball, jobs=1)
-    moved = anywhere(x, ball, 1000, seed)
-    reached = differences(model(moved.flatten(0, 1)), y.repeat(1000)).reshape(1000, 2, -1)
-    assert (reached >= found.margins - ROUNDING).all()
+# ---- hard searches and limits ----
 
 
 def test_a_search_that_needs_many_nodes_ends_with_the_minimum():

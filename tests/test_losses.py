@@ -135,23 +135,6 @@ def test_with_two_classes_they_are_the_same_difference(name, seed):
 # ---- log_odds against cross-entropy ----
 
 
-@given(seeds, st.sampled_from((0.1, 3.0, 300.0)))
-def test_cross_entropy_is_softplus_of_the_log_odds(seed, scale):
-    z, y, _ = logits(seed, scale=scale)
-    s = losses.log_odds(z, y)
-    torch.testing.assert_close(losses.cross_entropy(z, y), torch.logaddexp(s, torch.zeros_like(s)))
-
-
-@given(seeds, st.sampled_from((0.1, 3.0)))
-def test_both_have_gradients_in_the_same_direction(seed, scale):
-    z, y, _ = logits(seed, scale=scale)
-    share = torch.sigmoid(losses.log_odds(z, y))[:, None]
-    expected = share * slopes(lambda z: losses.log_odds(z, y), z)
-    torch.testing.assert_close(
-        slopes(lambda z: losses.cross_entropy(z, y), z), expected, rtol=1e-6, atol=1e-12
-    )
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_at_1000_times_the_logits_only_the_log_odds_still_have_a_slope(dtype):
     z, _, _ = logits(0, n=50, dtype=dtype)

@@ -6,15 +6,19 @@ one is told which mistake that is. Checks never raise in a reader's notebook.
 
 from __future__ import annotations
 
-import copy
 import html
+import inspect
+import reprlib
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache, partial
+from itertools import combinations
 from types import ModuleType
 from typing import Any
 
-import torch
+from .comparing import as_tensor, close, copies, show, show_shape
 
 PASSES, FAILS, NOT_ATTEMPTED = "passes", "fails", "not attempted yet"
 MARKS = {PASSES: "✓", FAILS: "✗", NOT_ATTEMPTED: "○"}
@@ -69,41 +73,114 @@ class Code(Exercise):
 
     cases:    argument tuples, small enough to print.
     mistakes: sentence → the wrong function that someone who needs the sentence would write.
+
+    A mistake is recognised by what it computes: the answer has made it if both come to the same in every
+    case.  What is compared is what the function returns, or what a subclass says in `outcome`.
     """
 
     reference: Callable
     cases: Sequence[tuple]
     mistakes: Mapping[str, Callable]
     praise: str = "equal to the reference on every case."
+    advice = "Try this case by hand, then step through your function."  # for a mistake without a name
+
+    def named_cases(self) -> Sequence[tuple[str, tuple]]:
+        """Each case behind the name that a complaint gives it."""
+        return [(self._printed(case), case) for case in self.cases]
+
+    def arguments(self, case: tuple) -> tuple:
+        """What a function is called with, which it may spoil."""
+        return copies(case)
+
+    def outcome(self, returned: Any, arguments: tuple) -> Any:
+        """What is compared, of what a function has returned and of the arguments as it left them."""
+        return returned
+
+    def spoilt(self, name: str, case: tuple, arguments: tuple) -> str | None:
+        """What is wrong with the arguments as the answer left them, whatever it returned."""
+        return None
+
+    def same(self, got: Any, expected: Any) -> bool:
+        """Whether two outcomes count as equal."""
+        return close(got, expected)
+
+    def unfit(self, name: str, got: Any, expected: Any) -> str | None:
+        """Why an outcome cannot be compared at all."""
+        if got is None:
+            return "your function returns None: the last line needs a return."
+        if as_tensor(got) is None:
+            return f"for {name} expected {show(expected)}, got {got!r}."
+        if as_tensor(got).shape != as_tensor(expected).shape:
+            return f"expected {show_shape(expected)}, got {show_shape(got)}."
+        return None
+
+    def complaint(self, name: str, got: Any, expected: Any, mistake: str | None) -> str:
+        """The words for an outcome that is not the reference's, with the mistake's if it has a name."""
+        told = mistake or self.advice
+        return f"for {name} expected {show(expected)}, got {show(got)}. {told}"
 
     def examine(self, answer: Callable) -> str | None:
         if not callable(answer):
             return f"expected a function, got {answer!r}."
-        for case in self.cases:
-            expected, got = self.reference(*case), answer(*_copies(case))
-            if got is None:
-                return "your function returns None: the last line needs a return."
-            if _tensor(got) is None:
-                return f"for {self._describe(case)} expected {_show(expected)}, got {got!r}."
-            if _tensor(got).shape != _tensor(expected).shape:
-                return f"expected {_shape(expected)}, got {_shape(got)}."
-            if not _close(got, expected):
-                return (
-                    f"for {self._describe(case)} expected {_show(expected)}, got {_show(got)}. "
-                    + self._diagnosis(answer)
-                )
+        cases = self.named_cases()
+        for name, case in cases:
+            _, expected = self._called(self.reference, case)
+            left, got = self._called(answer, case)
+            wrong = self.unfit(name, got, expected) or self.spoilt(name, case, left)
+            if wrong is not None:
+                return wrong
+            if not self.same(got, expected):
+                mistake = self._mistake(answer, [case for _, case in cases])
+                return self.complaint(name, got, expected, mistake)
         return None
 
-    def _diagnosis(self, answer: Callable) -> str:
-        """The sentence of the mistake that gives the reader's result in every case, if there is one."""
-        for sentence, wrong in self.mistakes.items():
-            if all(_close(answer(*_copies(case)), wrong(*_copies(case))) for case in self.cases):
-                return sentence
-        return "Try this case by hand, then step through your function."
+    def _called(self, function: Callable, case: tuple) -> tuple[tuple, Any]:
+        """The arguments as the function leaves them, and its outcome."""
+        arguments = self.arguments(case)
+        returned = function(*arguments)
+        return arguments, self.outcome(returned, arguments)
 
-    def _describe(self, case: tuple) -> str:
-        names = self.reference.__code__.co_varnames
-        return ", ".join(f"{n} = {_show(v)}" for n, v in zip(names, case, strict=False))
+    def _mistake(self, answer: Callable, cases: Sequence[tuple]) -> str | None:
+        """The sentence of the mistake with the answer's outcome in every case, if there is one."""
+        outcome = cache(lambda number: self._called(answer, cases[number])[1])
+        for sentence, wrong in self.mistakes.items():
+            if all(self.same(outcome(i), self._called(wrong, c)[1]) for i, c in enumerate(cases)):
+                return sentence
+        return None
+
+    def _printed(self, case: tuple) -> str:
+        names = inspect.signature(self.reference).parameters
+        return ", ".join(f"{n} = {show(v)}" for n, v in zip(names, case, strict=False))
+
+
+@dataclass(frozen=True)
+class NamedCases(Code):
+    """Code whose cases are too large to print: a complaint has a case's name and the sentence.
+
+    cases: names → argument tuples, made when they are first asked for.
+    """
+
+    cases: Callable[[], Mapping[str, tuple]]
+
+    def named_cases(self) -> Sequence[tuple[str, tuple]]:
+        return list(self.cases().items())
+
+    def unfit(self, name: str, got: Any, expected: Any) -> str | None:
+        if got is not None and as_tensor(got) is None:
+            return f"expected {show_shape(expected)}, got {reprlib.repr(got)}."
+        return super().unfit(name, got, expected)
+
+    def complaint(self, name: str, got: Any, expected: Any, mistake: str | None) -> str:
+        return f"{name}: {mistake or self.advice}"
+
+
+def combined(function: Callable, mistakes: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable]:
+    """One mistake or several at once, under their sentences one after the other.
+
+    mistakes: sentence → the options with which function makes that mistake.
+    """
+    chosen = [c for many in range(1, len(mistakes) + 1) for c in combinations(mistakes, many)]
+    return {" ".join(c): partial(function, **ChainMap(*(mistakes[s] for s in c))) for c in chosen}
 
 
 @dataclass(frozen=True)
@@ -119,14 +196,14 @@ class Numbers(Exercise):
     labels: Sequence[str] = field(default=())
 
     def examine(self, answer: Sequence[float]) -> str | None:
-        if _tensor(answer) is None or _tensor(answer).shape != (len(self.expected),):
+        if as_tensor(answer) is None or as_tensor(answer).shape != (len(self.expected),):
             return f"expected {len(self.expected)} numbers, got {answer!r}."
-        if _close(answer, self.expected):
+        if close(answer, self.expected):
             return None
         for sentence, wrong in self.mistakes.items():
-            if _close(answer, wrong):
-                return f"got {_show(answer)}. {sentence}"
-        off = [i for i, pair in enumerate(zip(answer, self.expected, strict=True)) if not _close(*pair)]
+            if close(answer, wrong):
+                return f"got {show(answer)}. {sentence}"
+        off = [i for i, pair in enumerate(zip(answer, self.expected, strict=True)) if not close(*pair)]
         names = ", ".join(self.labels[i] if self.labels else f"number {i + 1}" for i in off)
         return f"not yet right: {names}."
 
@@ -199,48 +276,6 @@ def progress(chapter: ModuleType) -> Progress:
     return Progress(name, date.today(), {title: each.latest for title, each in exercises.items()})
 
 
-def _copies(case: tuple) -> tuple:
-    return tuple(v.clone() if isinstance(v, torch.Tensor) else copy.deepcopy(v) for v in case)
-
-
-def _shape(value: Any) -> str:
-    shape = tuple(_tensor(value).shape)
-    return f"a tensor of shape {shape}" if shape else "a single number"
-
-
 def untouched(answer: Any) -> bool:
     """Whether the dots of a stub, alone or in a list, are still there."""
     return answer is ... or (isinstance(answer, (list, tuple)) and any(a is ... for a in answer))
-
-
-def _tensor(value: Any) -> torch.Tensor | None:
-    """value as float64, or None if it is not made of real numbers."""
-    try:
-        if isinstance(value, (list, tuple)) and value and all(map(torch.is_tensor, value)):
-            value = torch.stack(tuple(value))
-        tensor = torch.as_tensor(value).detach()
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return None if tensor.is_complex() else tensor.double()
-
-
-def _close(got: Any, expected: Any) -> bool:
-    got, expected = _tensor(got), _tensor(expected)
-    if got is None or expected is None:
-        return False
-    return got.shape == expected.shape and torch.allclose(
-        got, expected, rtol=1e-4, atol=1e-6, equal_nan=True
-    )
-
-
-def _show(value: Any) -> str:
-    """A number or a tensor, short enough for a sentence."""
-    if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
-        return str(value.tolist())
-    if isinstance(value, (torch.Tensor, list, tuple)):
-        flat = _tensor(value)
-        if flat.ndim == 0:
-            return f"{flat.item():.4g}"
-        entries = [_show(v) for v in flat] if flat.ndim > 1 else [f"{v:.4g}" for v in flat.tolist()]
-        return "(" + ", ".join(entries) + ")"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

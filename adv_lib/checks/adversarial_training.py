@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache, partial
 
 import torch
@@ -14,7 +13,8 @@ from torch.nn import functional as F
 
 from .. import attacks, bounds, data, evaluation, models, training
 from ..threat import Ball
-from . import Exercise, Numbers, Words, _tensor
+from . import Code, Exercise, NamedCases, Numbers, Words, combined
+from .comparing import as_tensor, copies
 
 # ---- by hand ----
 
@@ -95,48 +95,28 @@ def _step(model, x, y, eps, lr, *, reduction="mean", down=1, clear=True, **inner
             p -= down * lr * p.grad
 
 
-@dataclass(frozen=True)
-class _Step(Exercise):
+class _Step(Code):
     """The answer changes a network in place: what is compared are its parameters afterwards."""
 
-    reference: Callable
-    cases: Sequence[tuple]
-    mistakes: Mapping[str, Callable]
-    praise: str
+    def arguments(self, case: tuple) -> tuple:
+        model, *rest = copies(case)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)  # what an earlier step has left
+        return model, *rest
 
-    def examine(self, answer: Callable) -> str | None:
-        if not callable(answer):
-            return f"expected a function, got {answer!r}."
-        for case in self.cases:
-            start, expected, got = (_after(f, case) for f in (_nothing, self.reference, answer))
-            if torch.allclose(got, start):
-                return "the parameters are as before: change them in place, inside torch.no_grad()."
-            if not torch.allclose(got, expected, rtol=1e-4, atol=1e-6):
-                for sentence, wrong in self.mistakes.items():
-                    if all(
-                        torch.allclose(_after(answer, c), _after(wrong, c), 1e-4, 1e-6)
-                        for c in self.cases
-                    ):
-                        return sentence
-                off = (got - expected).abs().max().item()
-                return (
-                    f"after your step a parameter is off by {off:.2g}. Try one inner step first, and "
-                    "eps = 0, where it is standard training."
-                )
+    def outcome(self, returned: object, arguments: tuple) -> Tensor:
+        return nn.utils.parameters_to_vector(arguments[0].parameters()).detach()
+
+    def spoilt(self, name: str, case: tuple, arguments: tuple) -> str | None:
+        if torch.allclose(self.outcome(None, arguments), self.outcome(None, case)):
+            return "the parameters are as before: change them in place, inside torch.no_grad()."
         return None
 
-
-def _nothing(model, x, y, eps, lr) -> None: ...
-
-
-def _after(step: Callable, case: tuple) -> Tensor:
-    """The parameters of a copy of the network, as one vector, after a step."""
-    model, *rest = case
-    model = copy.deepcopy(model)
-    for p in model.parameters():
-        p.grad = torch.ones_like(p)  # what an earlier step has left
-    step(model, *(v.clone() if isinstance(v, Tensor) else v for v in rest))
-    return nn.utils.parameters_to_vector(model.parameters()).detach()
+    def complaint(self, name: str, got: Tensor, expected: Tensor, mistake: str | None) -> str:
+        return mistake or (
+            f"after your step a parameter is off by {(got - expected).abs().max().item():.2g}. Try one "
+            "inner step first, and eps = 0, where it is standard training."
+        )
 
 
 def _cases() -> list[tuple]:
@@ -227,7 +207,7 @@ class _Slab(nn.Module):
         return 40 * torch.stack([away, torch.full_like(away, 0.01)], 1)
 
 
-def _judged() -> list[tuple[str, nn.Module, Tensor, Tensor, float, int]]:
+def _judged() -> dict[str, tuple[nn.Module, Tensor, Tensor, float, int]]:
     """Networks to evaluate, with their images, labels, ε and steps."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(60, 6, generator=generator)
@@ -238,18 +218,18 @@ def _judged() -> list[tuple[str, nn.Module, Tensor, Tensor, float, int]]:
         batch[1].bias[:] = torch.tensor([0.5, -0.5])  # most of the images are of class 0
         own = batch.eval()(x).argmax(1)
     labels = torch.zeros(60, dtype=torch.int64)
-    return [
-        ("a linear network behind BatchNorm, left in training mode", batch.train(), x, own, 0.2, 20),
-        ("a network that is wrong in a thin slab", slab, x, labels, 0.1, 8),
-        ("the same network, more steps", slab, x, labels, 0.1, 40),
-        ("the same network, one step", slab, x, labels, 0.1, 1),
-    ]
+    return {
+        "a linear network behind BatchNorm, left in training mode": (batch.train(), x, own, 0.2, 20),
+        "a network that is wrong in a thin slab": (slab, x, labels, 0.1, 8),
+        "the same network, more steps": (slab, x, labels, 0.1, 40),
+        "the same network, one step": (slab, x, labels, 0.1, 1),
+    }
 
 
 def _survive(
     model, x, y, eps, steps, *, size=None, taken=None, judge="all", mode=True, box=True
 ) -> float:
-    """The robust accuracy by steps of the gradient's sign; each option is a mistake of the exercise."""
+    """The robust accuracy by steps of the gradient's sign; each option is a mistake."""
     was, statistics = model.training, copy.deepcopy(model.state_dict())
     model.train(was and not mode)
     delta, size, taken = torch.zeros_like(x), size or 2.5 * eps / steps, taken or steps
@@ -268,53 +248,62 @@ def _survive(
     return right.double().mean().item()
 
 
-_REASONS = {
-    "In training mode BatchNorm subtracts the mean of the batch, and with it what all attacked images "
-    "have in common. Call model.eval() first.": {"mode": False},
-    "The start is a point of the run as well: judge it.": {"judge": "moved"},
-    "Only the last point of a run counts with you. A sample is broken if any point breaks it.": {
-        "judge": "last"
-    },
-    "The point after the last step is not judged: a loop over the steps sees where each begins.": {
-        "judge": "not the last"
-    },
-    "Five steps of 0.01 go no farther than 0.05. Take `steps` steps of 2.5 eps / steps.": {
-        "size": 0.01,
-        "taken": 5,
-    },
-    "The step is 2.5 eps / steps. Steps of 0.01 may not get anywhere.": {"size": 0.01},
-    "Take all the steps, not five of them.": {"taken": 5},
-    "Your images leave [0, 1]: clamp x + delta as well.": {"box": False},
-}
+class _Honest(NamedCases):
+    """The answer is a share of samples, from an evaluation that leaves the model as it was."""
 
+    advice = "None of the usual mistakes leads there: follow one sample through all its points."
 
-class _Honest(Exercise):
-    praise = "and a number that may be believed is still the number of one attack."
-    mistakes = _REASONS
-
-    def examine(self, answer: Callable) -> str | None:
-        """The same attack, evaluated without any of the mistakes, leaves the same share."""
-        if not callable(answer):
-            return f"expected a function, got {answer!r}."
-        for name, model, x, y, eps, steps in _judged():
-            before, mode = copy.deepcopy(model.state_dict()), model.training
-            got = answer(model, x.clone(), y.clone(), eps, steps)
-            number = _tensor(got)
-            if number is None or number.numel() != 1 or not 0 <= number.item() <= 1:
-                return f"expected a robust accuracy between 0 and 1, got {got!r}."
-            if any(not torch.equal(before[k], v) for k, v in model.state_dict().items()):
-                return f"{name}: the evaluation has changed its statistics. Call model.eval() first."
-            if model.training != mode:
-                return f"{name} is no longer in its mode: put model.train() back when you are done."
-            best = _survive(model, x, y, eps, steps)
-            if abs(number.item() - best) > 0.03:
-                wrong = {s: _survive(model, x, y, eps, steps, **o) for s, o in _REASONS.items()}
-                sentence = min(wrong, key=lambda s: abs(wrong[s] - number.item()))
-                return f"{name}: you report {number.item():.0%}, and it is {best:.0%}. {sentence}"
+    def unfit(self, name: str, got: object, expected: float) -> str | None:
+        number = as_tensor(got)
+        if number is None or number.numel() != 1 or not 0 <= number.item() <= 1:
+            return f"expected a robust accuracy between 0 and 1, got {got!r}."
         return None
 
+    def spoilt(self, name: str, case: tuple, arguments: tuple) -> str | None:
+        before, model = case[0], arguments[0]
+        if any(not torch.equal(before.state_dict()[k], v) for k, v in model.state_dict().items()):
+            return f"{name}: the evaluation has changed its statistics. Call model.eval() first."
+        if model.training != before.training:
+            return f"{name} is no longer in its mode: put model.train() back when you are done."
+        return None
 
-honest = _Honest()
+    def same(self, got: object, expected: object) -> bool:
+        number = as_tensor(got)
+        if number is None or number.numel() != 1:
+            return False
+        return abs(number.item() - as_tensor(expected).item()) <= 0.03
+
+    def complaint(self, name: str, got: object, expected: float, mistake: str | None) -> str:
+        said = f"you report {as_tensor(got).item():.0%}, and it is {expected:.0%}"
+        return f"{name}: {said}. {mistake or self.advice}"
+
+
+honest = _Honest(
+    reference=_survive,
+    cases=_judged,
+    mistakes={
+        **combined(
+            _survive,
+            {
+                "In training mode BatchNorm subtracts the mean of the batch, and with it what all "
+                "attacked images have in common. Call model.eval() first.": {"mode": False},
+                "Only the last point of a run counts with you. A sample is broken if any point breaks "
+                "it.": {"judge": "last"},
+            },
+        ),
+        # with so few and so short steps the first two hardly matter
+        "Five steps of 0.01 go no farther than 0.05. Take `steps` steps of 2.5 eps / steps.": partial(
+            _survive, size=0.01, taken=5
+        ),
+        "The start is a point of the run as well: judge it.": partial(_survive, judge="moved"),
+        "The point after the last step is not judged: a loop over the steps sees where each "
+        "begins.": partial(_survive, judge="not the last"),
+        "The step is 2.5 eps / steps. Steps of 0.01 may not get anywhere.": partial(_survive, size=0.01),
+        "Take all the steps, not five of them.": partial(_survive, taken=5),
+        "Your images leave [0, 1]: clamp x + delta as well.": partial(_survive, box=False),
+    },
+    praise="and a number that may be believed is still the number of one attack.",
+)
 
 # ---- ramp or collapse ----
 
@@ -324,7 +313,7 @@ class _RampOrCollapse(Exercise):
 
     def examine(self, answer: Sequence[float]) -> str | None:
         """Train 64-50-50-10 on interval bounds for 40 epochs with the reader's ramp; count proofs."""
-        pair = _tensor(answer)
+        pair = as_tensor(answer)
         if pair is None or pair.shape != (2,) or not 0 <= pair[0] < pair[1] <= 1:
             return f"expected begin and end with 0 ≤ begin < end ≤ 1, got {answer!r}."
         if pair[1] - pair[0] > 0.3 + 1e-6:

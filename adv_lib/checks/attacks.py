@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from .. import attacks, data, linear, models
 from ..threat import Ball
-from . import Code, Exercise, Numbers, _copies
+from . import Code, Exercise, Numbers, combined
+from .comparing import copies, shape_or_value
 
 # ---- by hand ----
 
@@ -117,20 +118,17 @@ def _inside(delta: Tensor, eps: float) -> Tensor:
     return eps * delta / _rows(delta).clamp(min=eps)
 
 
-@dataclass(frozen=True)
 class _Attack(Code):
     """A function whose first argument is a model, which must come out as it went in."""
 
-    def _diagnosis(self, answer: Callable) -> str:
-        told = super()._diagnosis(answer)
-        return told if told in self.mistakes else f"{told} (The model is cases[0][0] of this check.)"
+    advice = f"{Code.advice} (The model is cases[0][0] of this check.)"
 
     def examine(self, answer: Callable) -> str | None:
         complaint = super().examine(answer)
         if complaint is not None:
             return complaint
         for case in self.cases:
-            model, *others = _copies(case)
+            model, *others = copies(case)
             answer(model, *others)
             if any(p.grad is not None for p in model.parameters()):
                 return (
@@ -224,82 +222,83 @@ def _ascend(
     eps: float,
     alpha: float,
     steps: int,
-    bugs: Sequence[str] = (),
+    *,
+    sign: int = 1,
+    at_x: bool = False,
+    length: Callable = _rows,
+    way: Callable | None = None,
+    back: Callable = _inside,
 ) -> Tensor:
-    """Projected ascent in the ℓ2 ball, with some of the bugs that readers write."""
+    """Projected ascent in the ℓ2 ball; each option is a mistake."""
     delta = torch.zeros_like(x)
     for _ in range(steps):
-        gradient = _gradient(model, x if "at_x" in bugs else x + delta, y)
-        length = vector_norm(gradient) if "batch" in bugs else _rows(gradient)
-        v = gradient if "raw" in bugs else gradient / length.clamp(min=1e-12)
-        v = gradient.sign() if "sign" in bugs else v
-        delta = delta + (-alpha if "down" in bugs else alpha) * v
-        if "free" not in bugs:
-            delta = _edge(delta, eps) if "edge" in bugs else _inside(delta, eps)
+        gradient = _gradient(model, x if at_x else x + delta, y)
+        unit = way(gradient) if way else gradient / length(gradient).clamp(min=1e-12)
+        delta = back(delta + sign * alpha * unit, eps)
     return delta
 
 
-def _with(bug: str) -> Callable:
-    return lambda model, x, y, eps, alpha, steps: _ascend(model, x, y, eps, alpha, steps, [bug])
-
-
-def _pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, alpha: float, steps: int) -> Tensor:
-    return _ascend(model, x, y, eps, alpha, steps)
-
-
 pgd = _Attack(
-    reference=_pgd,
+    reference=_ascend,
     cases=[(_small(2), _X, _Y, 0.3, 0.1, 6), (_small(3), _X, _Y, 1.0, 0.2, 4)],
     mistakes={
         "You took every gradient at x. After the first step it belongs to x + δ, the point where you "
-        "are.": _with("at_x"),
-        "You went downhill: add the step.": _with("down"),
-        "You did not divide by the length of the gradient, so the step is not of length α.": _with(
-            "raw"
+        "are.": partial(_ascend, at_x=True),
+        "You went downhill: add the step.": partial(_ascend, sign=-1),
+        "You did not divide by the length of the gradient, so the step is not of length α.": partial(
+            _ascend, way=lambda gradient: gradient
         ),
-        "You divided by one length for the whole batch. Every row has its own.": _with("batch"),
-        "You did not project: after enough steps δ is outside the ball.": _with("free"),
-        "Your projection moves rows that are inside out to the edge.": _with("edge"),
+        "You divided by one length for the whole batch. Every row has its own.": partial(
+            _ascend, length=vector_norm
+        ),
+        "You did not project: after enough steps δ is outside the ball.": partial(
+            _ascend, back=lambda delta, eps: delta
+        ),
+        "Your projection moves rows that are inside out to the edge.": partial(_ascend, back=_edge),
         "You returned x + δ. The attacks of this book return δ.": (
             lambda model, x, *rest: x + _ascend(model, x, *rest)
         ),
-        "You took the sign of the gradient, which is the step for the ℓ∞ ball.": _with("sign"),
+        "You took the sign of the gradient, which is the step for the ℓ∞ ball.": partial(
+            _ascend, way=torch.sign
+        ),
     },
     praise="linearise, step, project, and again.",
 )
 
 # ---- three bugs ----
 
-_SENTENCES = {
-    "uphill": "It goes up the loss of the target: subtract the step, so that this loss falls.",
-    "batch": "It divides by the norm of the whole batch: take each row's own, dim=1, keepdim=True.",
-    "train": "It runs the model in training mode, where BatchNorm mixes images: use eval mode.",
+_BUGS = {
+    "It goes up the loss of the target: subtract the step, so that this loss falls.": {"sign": 1},
+    "It divides by the norm of the whole batch: take each row's own, dim=1, keepdim=True.": {
+        "length": vector_norm
+    },
+    "It runs the model in training mode, where BatchNorm mixes images: use eval mode.": {
+        "evaluating": contextlib.nullcontext
+    },
 }
 
 
-def _targeted(bugs: frozenset[str]) -> Callable:
-    """The attack with some of the three bugs."""
-
-    def attack(
-        model: nn.Module, x: Tensor, targets: Tensor, eps: float, alpha: float, steps: int
-    ) -> Tensor:
-        found = [*bugs] if "uphill" in bugs else [*bugs, "down"]
-        if "train" in bugs:
-            return _ascend(model, x, targets, eps, alpha, steps, found)
-        with models.evaluating(model):
-            return _ascend(model, x, targets, eps, alpha, steps, found)
-
-    return attack
+def _targeted(
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    eps: float,
+    alpha: float,
+    steps: int,
+    *,
+    evaluating: Callable = models.evaluating,
+    sign: int = -1,
+    length: Callable = _rows,
+) -> Tensor:
+    """The attack towards targets; each option is one of the three bugs."""
+    with evaluating(model):
+        return _ascend(model, x, targets, eps, alpha, steps, sign=sign, length=length)
 
 
 three_bugs = _Attack(
-    reference=_targeted(frozenset()),
+    reference=_targeted,
     cases=[(_with_batchnorm(4), _X, _Y, 0.4, 0.1, 6), (_with_batchnorm(5), _X, _Y, 0.5, 0.2, 3)],
-    mistakes={
-        " ".join(_SENTENCES[bug] for bug in bugs): _targeted(frozenset(bugs))
-        for many in (1, 2, 3)
-        for bugs in itertools.combinations(_SENTENCES, many)
-    },
+    mistakes=combined(_targeted, _BUGS),
     praise="all three are gone.",
 )
 
@@ -323,8 +322,7 @@ class _Sharp(Exercise):
         z = model(x[:3]).detach()
         value = answer(z.clone(), y[:3])
         if not isinstance(value, Tensor) or value.shape != (3,):
-            kind = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-            return f"expected one number a sample, a tensor of shape (3,), got {kind}."
+            return f"expected one number a sample, a tensor of shape (3,), got {shape_or_value(value)}."
         delta = attacks.pgd(model, x, y, ball, steps=20, loss=answer)
         left = (model(x + delta).argmax(1) == y).double().mean().item()
         if left <= truth + 0.03:

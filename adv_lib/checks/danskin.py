@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from .. import danskin
-from . import Code, Exercise, Numbers, _tensor
+from . import Code, Exercise, Numbers
+from .comparing import as_tensor
 
 # ---- by hand ----
 
@@ -56,7 +59,7 @@ class _ByHand(Exercise):
 
     def examine(self, answer: object) -> str | None:
         """γ₁ must lead down for max(⟨a, θ⟩, ⟨b, θ⟩), γ₂ fastest; a = (2, 1), b = (−1, 1)."""
-        pair = _tensor(answer)
+        pair = as_tensor(answer)
         if pair is None or pair.shape != (2, 2) or not bool(pair.isfinite().all()):
             return f"expected two vectors of two finite numbers, got {answer!r}."
         for name, gamma in zip(("γ₁", "γ₂"), pair, strict=True):
@@ -115,10 +118,10 @@ two = Code(
         _vectors([1.0, -2.0], [1.0, -2.0]),
     ],
     mistakes={
-        "t must stay in [0, 1]: that point of the line is no mixture of a and b.": lambda a, b: _two(
-            a, b, clip=False
+        "t must stay in [0, 1]: that point of the line is no mixture of a and b.": partial(
+            _two, clip=False
         ),
-        "For a = b your formula divides 0 by 0. Return a there.": lambda a, b: _two(a, b, guard=False),
+        "For a = b your formula divides 0 by 0. Return a there.": partial(_two, guard=False),
         "That is the average. It weighs both equally, however long they are.": lambda a, b: (a + b) / 2,
         "That is the shorter of the two. Something between them may be shorter still.": lambda a, b: (
             a if a.norm() <= b.norm() else b
@@ -155,12 +158,8 @@ def _gradients(m: int, d: int, seed: int) -> Tensor:
     return (noise + 0.4).round(decimals=1)
 
 
-def _mistaken(**options: str):
-    return lambda G, steps: _frank_wolfe(G, steps, **options)
-
-
 frank_wolfe = Code(
-    reference=lambda G, steps: _frank_wolfe(G, steps),
+    reference=_frank_wolfe,
     cases=[
         (_gradients(3, 2, 1), 0),
         (_gradients(3, 2, 1), 1),
@@ -170,16 +169,18 @@ frank_wolfe = Code(
     ],
     mistakes={
         "You walk to the gradient with the largest product, as an attack would. v is to be short: walk "
-        "to the one with the smallest.": _mistaken(pick="largest"),
+        "to the one with the smallest.": partial(_frank_wolfe, pick="largest"),
         "You walk to the shortest gradient every time. Take the one with the smallest product with "
-        "v.": _mistaken(pick="shortest"),
+        "v.": partial(_frank_wolfe, pick="shortest"),
         "2/(t + 2) is the step of the textbook. The exercise asks for the shortest point of the "
-        "segment, which is never longer.": _mistaken(size="textbook"),
-        "Your line search leaves the segment: its t must stay in [0, 1].": _mistaken(size="free"),
-        "When the gradient you walk to is v itself, your step is 0/0: stop there.": _mistaken(
-            size="unguarded"
+        "segment, which is never longer.": partial(_frank_wolfe, size="textbook"),
+        "Your line search leaves the segment: its t must stay in [0, 1].": partial(
+            _frank_wolfe, size="free"
         ),
-        "Start at G[0], not at the average.": _mistaken(start="mean"),
+        "When the gradient you walk to is v itself, your step is 0/0: stop there.": partial(
+            _frank_wolfe, size="unguarded"
+        ),
+        "Start at G[0], not at the average.": partial(_frank_wolfe, start="mean"),
         "You took a step more than asked.": lambda G, steps: _frank_wolfe(G, steps + 1),
         "You took a step less than asked.": lambda G, steps: _frank_wolfe(G, max(0, steps - 1)),
     },
@@ -230,7 +231,7 @@ class _Ascends(Exercise):
 
     def examine(self, answer: object) -> str | None:
         """Three gradients in the plane whose hull misses 0, and of which no shortcut leads down."""
-        G = _tensor(answer)
+        G = as_tensor(answer)
         if G is None or G.shape != (3, 2) or not bool(G.isfinite().all()):
             return f"expected three vectors of two finite numbers, got {answer!r}."
         longest = G.norm(dim=1).max()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
@@ -15,7 +14,8 @@ from torch.nn import functional as F
 from .. import attacks, data, losses, models, training
 from ..dent import Dent
 from ..threat import Ball
-from . import Code, Exercise, Numbers, _close, _copies, _shape, _tensor
+from . import Code, Exercise, NamedCases, Numbers
+from .comparing import copies, shape_or_value
 
 # ---- the entropy ----
 
@@ -63,7 +63,7 @@ def _of_logits(z: Tensor) -> Tensor:
 
 
 entropy = Code(
-    reference=lambda z: _entropy(z),
+    reference=_entropy,
     cases=[
         (torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]),),
         (torch.tensor([[0.5, -1.0], [0.0, 3.0], [2.0, 2.0]]),),
@@ -92,52 +92,19 @@ entropy = Code(
 # ---- functions of a network ----
 
 
-@dataclass(frozen=True)
-class _Compared(Exercise):
-    """The answer takes a network, or a defense, and must return what the reference returns.
+class _Unchanged(NamedCases):
+    """The answer takes a network, or a defense, which must be the same afterwards."""
 
-    cases: names → arguments, of which the first is a network; it must be the same afterwards.
-    """
+    advice = "not what was expected. Compare with adv_lib.dent on a small batch, step by step."
 
-    reference: Callable
-    cases: Callable[[], Mapping[str, tuple]]
-    mistakes: Mapping[str, Callable]
-    praise: str
-
-    def examine(self, answer: Callable) -> str | None:
-        if not callable(answer):
-            return f"expected a function, got {answer!r}."
-        for name, case in self.cases().items():
-            expected, (got, changed) = self.reference(*_copies(case)), _tried(answer, case)
-            if _tensor(got) is None or got is None:
-                return f"expected a tensor, got {got!r}."
-            if _tensor(got).shape != _tensor(expected).shape:
-                return f"expected {_shape(expected)}, got {_shape(got)}."
-            if changed:
-                return (
-                    f"{name}: your function changed the network. The next batch would begin where this "
-                    "one ended: work on a copy."
-                )
-            if not _close(got, expected):
-                return f"{name}: {self._diagnosis(answer)}"
-        return None
-
-    def _diagnosis(self, answer: Callable) -> str:
-        for sentence, wrong in self.mistakes.items():
-            if all(
-                _close(_tried(answer, case)[0], wrong(*_copies(case))) for case in self.cases().values()
-            ):
-                return sentence
-        return "not what was expected. Compare with adv_lib.dent on a small batch, step by step."
-
-
-def _tried(answer: Callable, case: tuple) -> tuple[Tensor, bool]:
-    """What the answer returns for copies of the arguments, and whether their network has changed."""
-    model, *rest = _copies(case)
-    before = copy.deepcopy(model.state_dict())
-    got = answer(model, *rest)
-    changed = any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
-    return got, changed
+    def spoilt(self, name: str, case: tuple, arguments: tuple) -> str | None:
+        before, after = case[0].state_dict(), arguments[0].state_dict()
+        if all(torch.equal(before[name], value) for name, value in after.items()):
+            return None
+        return (
+            f"{name}: your function changed the network. The next batch would begin where this one "
+            "ended: work on a copy."
+        )
 
 
 def _network(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -175,14 +142,14 @@ def _adapted(
         return model(x)
 
 
-class _Episodic(_Compared):
+class _Episodic(_Unchanged):
     def examine(self, answer: Callable) -> str | None:
         complaint = super().examine(answer)
         if complaint is None:
             case = self.cases()["five steps"]
             try:
                 with torch.no_grad():
-                    answer(*_copies(case))
+                    answer(*copies(case))
             except RuntimeError:
                 return (
                     "under torch.no_grad, where every evaluation runs, your function finds no gradient: "
@@ -258,7 +225,7 @@ def _defended() -> Mapping[str, tuple]:
     }
 
 
-by_transfer = _Compared(
+by_transfer = _Unchanged(
     reference=_attacked,
     cases=_defended,
     mistakes={
@@ -287,7 +254,7 @@ def _through(model, x, y, lr, *, part="unrolled", reduction="sum") -> Tensor:
     return torch.autograd.grad(F.cross_entropy(z, y, reduction=reduction), at)[0]
 
 
-unrolled = _Compared(
+unrolled = _Unchanged(
     reference=_through,
     cases=lambda: {
         f"a step of {lr}": (*_network(seed), lr) for seed, lr in ((3, 0.3), (4, 0.5), (5, 2.0))
@@ -375,7 +342,7 @@ class _Planted(Exercise):
         defense.generator.manual_seed(1)
         delta = answer(defense, x.clone(), y.clone(), ball)
         if not isinstance(delta, Tensor) or delta.shape != x.shape:
-            return f"expected δ like x, {tuple(x.shape)}, got {_shape_of(delta)}."
+            return f"expected δ like x, {tuple(x.shape)}, got {shape_or_value(delta)}."
         if not bool(ball.contains(delta.detach(), x).all()):
             return "some of your δ leave Δ(x): keep ‖δ‖_∞ ≤ ε and x + δ in [0, 1]."
         left, clean = (_still_right(defense, x, y, d) for d in (delta.detach(), torch.zeros_like(x)))
@@ -398,10 +365,6 @@ class _Planted(Exercise):
 
 
 LIMIT = 7  # percent
-
-
-def _shape_of(value: object) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
 
 
 planted = _Planted()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .. import bounds, losses
 from ..threat import Ball
-from . import Code, Exercise, Numbers, Words, _tensor
+from . import Code, Exercise, Numbers, Words
+from .comparing import as_tensor
 
 # ---- one step of the backward pass ----
 
@@ -162,7 +163,7 @@ class _BeatCrown(Exercise):
 
     def examine(self, answer: Sequence[float]) -> str | None:
         """One unit, margin c max(w δ + b, 0) + d over |δ| ≤ 1, by both methods of the package."""
-        numbers = _tensor(answer)
+        numbers = as_tensor(answer)
         if numbers is None or numbers.shape != (4,) or not numbers.isfinite().all():
             return f"expected four finite numbers w, b, c, d, got {answer!r}."
         w, b, c, d = numbers.tolist()

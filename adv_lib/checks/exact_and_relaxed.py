@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .. import exact, models
 from ..threat import Ball
-from . import Code, Exercise, Numbers, _tensor
+from . import Code, Exercise, Numbers
+from .comparing import as_tensor, copies
 
 # ---- by hand ----
 
@@ -72,7 +73,7 @@ class _Interval(Code):
     """The answer is one tensor; two tensors in a pair are a near miss that deserves its own sentence."""
 
     def examine(self, answer: Callable) -> str | None:
-        got = answer(*self.cases[0]) if callable(answer) else None
+        got = answer(*copies(self.cases[0])) if callable(answer) else None
         if isinstance(got, tuple | list) and any(isinstance(part, Tensor) for part in got):
             return "you return two things. Stack them into one tensor (2, m): torch.stack([…, …])."
         return super().examine(answer)
@@ -215,7 +216,7 @@ class _Unsound(Exercise):
 
     def examine(self, answer: Sequence[float]) -> str | None:
         """One unit h = max(w x + b, 0), x in [−1, 1], that leaves the interval of the tempting bound."""
-        numbers = _tensor(answer)
+        numbers = as_tensor(answer)
         if numbers is None or numbers.shape != (3,) or not numbers.isfinite().all():
             return f"expected three finite numbers w, b, x, got {answer!r}."
         w, b, x = numbers.tolist()

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from .. import data, losses, training
 from . import Code, Exercise, Numbers
+from .comparing import shape_or_value
 
 # ---- by hand ----
 
@@ -60,24 +61,29 @@ sizes = Numbers(
 
 
 def _step(
-    x: Tensor, delta: Tensor, gradient: Tensor, alpha: float, eps: float, bugs: str = ""
+    x: Tensor,
+    delta: Tensor,
+    gradient: Tensor,
+    alpha: float,
+    eps: float,
+    *,
+    sign: int = -1,
+    raw: bool = False,
+    ball: bool = True,
+    box: bool = True,
+    image: bool = False,
 ) -> Tensor:
-    """A step down the loss of the target, with some of the bugs that readers write."""
-    direction = gradient if "raw" in bugs else gradient.sign()
-    delta = delta + (alpha if "up" in bugs else -alpha) * direction
-    if "free" not in bugs:
+    """A step down the loss of the target; each option is a mistake."""
+    delta = delta + sign * alpha * (gradient if raw else gradient.sign())
+    if ball:
         delta = delta.clamp(-eps, eps)
-    if "box" not in bugs:
+    if box:
         delta = (x + delta).clamp(0, 1) - x
-    return x + delta if "image" in bugs else delta
-
-
-def _with(bugs: str) -> Callable:
-    return lambda x, delta, gradient, alpha, eps: _step(x, delta, gradient, alpha, eps, bugs)
+    return x + delta if image else delta
 
 
 step = Code(
-    reference=lambda x, delta, gradient, alpha, eps: _step(x, delta, gradient, alpha, eps),
+    reference=_step,
     cases=[
         (
             torch.tensor([[0.5, 0.02, 0.98, 0.4]]),
@@ -96,17 +102,19 @@ step = Code(
     ],
     mistakes={
         "You went up. The loss is that of the *target*, so this attacker wants it small: subtract.": (
-            _with("up")
+            partial(_step, sign=1)
         ),
         "You multiplied α by the gradient itself. Take its sign, so that every pixel moves by α.": (
-            _with("raw")
+            partial(_step, raw=True)
         ),
-        "A pixel has changed by more than ε: clip δ to [−ε, ε] after the step.": _with("free"),
-        "x + δ has left [0, 1]: clip the image, then subtract x.": _with("box"),
+        "A pixel has changed by more than ε: clip δ to [−ε, ε] after the step.": partial(
+            _step, ball=False
+        ),
+        "x + δ has left [0, 1]: clip the image, then subtract x.": partial(_step, box=False),
         "A pixel has changed by more than ε, and x + δ has left [0, 1]: clip twice after the step.": (
-            _with("free box")
+            partial(_step, ball=False, box=False)
         ),
-        "You returned the image x + δ. Return δ.": _with("image"),
+        "You returned the image x + δ. Return δ.": partial(_step, image=True),
         "You clipped δ to [0, 1]. The image x + δ must stay in [0, 1]; δ may be negative.": (
             lambda x, delta, gradient, alpha, eps: (
                 (delta - alpha * gradient.sign()).clamp(-eps, eps).clamp(0, 1)
@@ -125,7 +133,7 @@ def _risks(table: Tensor) -> Tensor:
 
 
 two_risks = Code(
-    reference=lambda table: _risks(table),
+    reference=_risks,
     cases=[
         (torch.tensor([[0.1, 2.0, 0.3, 0.2], [0.4, 0.1, 0.5, 3.0], [0.1, 0.6, 0.2, 0.4]]),),
         (torch.tensor([[1.0, 0.5], [0.0, 4.0]]),),
@@ -187,8 +195,8 @@ class _Outside(Exercise):
         model, x, y = _victim()
         moved = answer(model, x.clone(), y.clone())
         if not isinstance(moved, Tensor) or moved.shape != x.shape:
-            kind = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
-            return f"expected the moved images, a tensor of shape {tuple(x.shape)}, got {kind}."
+            shape = tuple(x.shape)
+            return f"expected the moved images, a tensor of shape {shape}, got {shape_or_value(moved)}."
         places = _all_shifts(x)
         reached = (places == moved).flatten(2).all(2)  # (9, n)
         if not reached.any(0).all():

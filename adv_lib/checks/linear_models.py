@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy, softplus
 
 from .. import linear
 from ..threat import Ball
-from . import Code, Exercise, Numbers, _show, _tensor
+from . import Code, Exercise, Numbers
+from .comparing import as_tensor, show
 
 # ---- three balls by hand: max ⟨w, δ⟩ for w = (3, −4), ε = 0.1 and p = 1, 2, ∞ ----
 
@@ -173,7 +174,7 @@ class _SmallNorm(Exercise):
 
     def examine(self, answer: tuple) -> str | None:
         x = torch.tensor([1.0, 0.5, 0.5, 0.5], dtype=torch.float64)
-        vectors = [_tensor(w) for w in answer] if isinstance(answer, (list, tuple)) else []
+        vectors = [as_tensor(w) for w in answer] if isinstance(answer, (list, tuple)) else []
         if len(vectors) != 2 or any(v is None or v.shape != x.shape for v in vectors):
             return "expected two weight vectors of 4 numbers each, like x."
         if not all(v.isfinite().all() for v in vectors):
@@ -181,17 +182,17 @@ class _SmallNorm(Exercise):
         small, large = vectors
         clean = [w @ x for w in (small, large)]
         if any(abs(m - 0.5) > 1e-3 for m in clean):
-            return f"both clean margins wᵀx must be 1/2, yours are {_show(torch.stack(clean))}."
+            return f"both clean margins wᵀx must be 1/2, yours are {show(torch.stack(clean))}."
         euclid = [vector_norm(w) for w in (small, large)]
         if euclid[0] >= euclid[1] - 1e-6:
             return (
-                f"the first vector must have the smaller ‖w‖₂, yours have {_show(torch.stack(euclid))}."
+                f"the first vector must have the smaller ‖w‖₂, yours have {show(torch.stack(euclid))}."
             )
         robust = [m - 0.1 * w.abs().sum() for m, w in zip(clean, (small, large), strict=True)]
         if robust[0] >= robust[1] - 1e-6:
             return (
                 "the first model must have the smaller robust margin wᵀx − 0.1‖w‖₁, yours have "
-                f"{_show(torch.stack(robust))}. Which norm of w does an ℓ∞ adversary collect?"
+                f"{show(torch.stack(robust))}. Which norm of w does an ℓ∞ adversary collect?"
             )
         return None
 
@@ -284,7 +285,7 @@ class _LooseBound(Exercise):
     praise = "two rivals that no single δ can serve at once."
 
     def examine(self, answer: Tensor) -> str | None:
-        W = _tensor(answer)
+        W = as_tensor(answer)
         if W is None or W.shape != (3, 1) or not W.isfinite().all():
             return f"expected 3 classes and 1 input, a tensor (3, 1) of finite numbers, got {answer!r}."
         b, x, y = W.new_zeros(3), W.new_zeros(1, 1), torch.tensor([0])

@@ -297,6 +297,9 @@ def test_cross_entropy_is_softplus_of_s_with_sigmoid_of_s_times_its_gradient_whi
     torch.testing.assert_close(slope, slope_s, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(slope_ce, torch.sigmoid(s)[:, None] * slope_s, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(slope.abs().sum(1), torch.full((10,), 2.0, dtype=torch.float64))
+    for logits in (z.detach(), 1000 * z.detach()):  # where exponentials overflow, too
+        s, loss = losses.log_odds(logits, y), losses.cross_entropy(logits, y)
+        torch.testing.assert_close(loss, torch.logaddexp(s, torch.zeros_like(s)))
 
 
 @theorem("thm-log-odds")

@@ -132,6 +132,10 @@ def test_inside_the_box_no_allowed_perturbation_beats_the_stated_sizes(p, eps, s
         best.item(), abs=1e-9
     )  # 200 halvings of [0, 1e6] leave t uncertain
     assert case.ball.support(w[None], x[None]).item() == pytest.approx(best.item(), abs=1e-9)
+    for y in (-1, 1):  # with weights −y w the margin falls by what ⟨w, δ⟩ can gain
+        b, label = entries((), seed + 1, "plain"), torch.tensor([y])
+        margin = linear.robust_margin(-y * w, b, x[None], label, case.ball).item()
+        assert margin == pytest.approx((y * b - w @ x - best).item(), abs=1e-9)
 
 
 # ---- two classes ----
@@ -248,7 +252,7 @@ def test_below_the_largest_margin_the_loss_falls_to_0_and_never_arrives(p, seed,
     assert along[-1] < 1e-12
     for i in range(20):  # "never arrives": log(1 + e^−m) > 0 for every finite m
         assert robust_loss(entries((2,), i, "plain"), entries((), i, "plain"), x, y, ball) > 0
-    with pytest.raises(ValueError, match="no minimum"):
+    with pytest.raises(ValueError, match=f"no minimum.*{reach:.4g}"):
         linear.robust_logistic_regression(x, y, ball)
 
 
@@ -284,23 +288,27 @@ def classes(seed, n=6, d=4, K=4):
 
 
 @theorem("thm-multiclass-margin")
-@given(orders, radii, seeds)
-def test_every_margin_is_reached_never_passed_and_all_positive_means_certified(p, eps, seed):
-    W, b, x, y = classes(seed)
+@given(orders, radii, seeds, st.sampled_from([None, BOX]))
+def test_every_margin_is_reached_never_passed_and_all_positive_means_certified(p, eps, seed, box):
+    """With a box, what the ball and the box leave of a dual norm is in its place."""
+    W, b, x, y = classes(seed, n=12)
     eps = eps / 10
-    n, K, ball = len(x), len(W), Ball(p, eps)
+    n, K, ball = len(x), len(W), Ball(p, eps, box)
     margins = linear.margins(W, b, x, y, ball)
     z = x @ W.T + b
-    tries = on_the_sphere(seed, 20, 4, p, eps)
+    tries = Case(ball, x, x if box else None).points(20)
+    if not box:
+        tries = torch.cat([tries, on_the_sphere(seed, 20, 4, p, eps)[:, None].expand(-1, n, -1)])
     changed = torch.zeros(n, dtype=torch.bool)
     for k in range(K):
         away = W[y] - W[k]
-        stated = z[range(n), y] - z[:, k] - eps * vector_norm(away, ord=dual(p), dim=1)
+        taken = ball.support(-away, x) if box else eps * vector_norm(away, ord=dual(p), dim=1)
+        stated = z[range(n), y] - z[:, k] - taken
         rival = y != k
         torch.testing.assert_close(margins[rival, k], stated[rival])
-        passed = (z[range(n), y] - z[:, k])[:, None] + away @ tries.T
-        assert (passed >= stated[:, None] - EXACT).all()
-        moved = (x - ball.argmax(away)) @ W.T + b
+        passed = z[range(n), y] - z[:, k] + (tries * away).sum(2)
+        assert (passed >= stated - EXACT).all()
+        moved = (x + ball.argmax(-away, x if box else None)) @ W.T + b
         reached = moved[range(n), y] - moved[:, k]
         torch.testing.assert_close(reached, stated)
         changed |= rival & (reached <= 0)
@@ -310,12 +318,19 @@ def test_every_margin_is_reached_never_passed_and_all_positive_means_certified(p
 
 
 @theorem("thm-ce-bound")
-@given(orders, radii, seeds, st.sampled_from([2, 3, 10]), st.sampled_from([0.1, 1, 10]))
+@given(
+    orders,
+    st.one_of(st.just(0.0), radii),
+    seeds,
+    st.sampled_from([2, 3, 10]),
+    st.sampled_from([0.1, 1, 10]),
+    st.sampled_from([None, BOX]),
+)
 def test_the_bound_is_never_below_the_robust_cross_entropy_nor_log_of_k_minus_1_above_it(
-    p, eps, seed, K, size
+    p, eps, seed, K, size, box
 ):
     W, b, x, y = classes(seed, K=K)
-    W, ball = size * W, Ball(p, eps)
+    W, ball = size * W, Ball(p, eps, box)
     bound = linear.robust_cross_entropy_bound(W, b, x, y, ball)
     margins = linear.margins(W, b, x, y, ball)
     others = torch.nn.functional.one_hot(y, K) == 0
@@ -325,8 +340,9 @@ def test_the_bound_is_never_below_the_robust_cross_entropy_nor_log_of_k_minus_1_
     def loss(delta):
         return cross_entropy((x + delta) @ W.T + b, y, reduction="none")
 
-    aimed = torch.stack([loss(ball.argmax(W[k] - W[y])) for k in range(K)]).amax(0)
-    for delta in on_the_sphere(seed, 10, 4, p, eps):
+    at = x if box else None
+    aimed = torch.stack([loss(ball.argmax(W[k] - W[y], at)) for k in range(K)]).amax(0)
+    for delta in Case(ball, x, at).points(40):
         assert (loss(delta) <= bound + EXACT * (1 + bound)).all()
     assert (aimed <= bound + EXACT * (1 + bound)).all()
     assert (bound - aimed <= math.log(K - 1) + EXACT * (1 + bound)).all()  # K = 2: an equality
