@@ -266,11 +266,9 @@ def difference(model: nn.Sequential, x: Tensor, y: Tensor, found: dict) -> str:
             rows.append(tables.printed(eps, i, int(y[i]), answer, least, k, *ends))
     if not rows:
         return "`exact.certify` proves every image that PGD leaves standing, at every ε."
-    head = (
-        *("ε", "image", "class", "answer, from"),
-        *("smallest margin", "of class", "longer PGD", "PGD with targets"),
-    )
-    return DIFFERENCE.format(table=tables.table(head, rows), n=len(rows), more=more, aimed=aimed)
+    head = ("ε", "image", "class", "answer, from", "smallest margin", "of class")
+    table = tables.table((*head, "longer PGD", "PGD with targets"), rows)
+    return DIFFERENCE.format(table=table, n=len(rows), more=more, aimed=aimed)
 
 
 def aim(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> bool:

@@ -44,6 +44,7 @@ def run(adapter: Callable, model: nn.Module, x: Tensor, y: Tensor, p: float = ma
 
 
 def moves_statistics(adapter: Callable) -> bool:
+    """Whether the running statistics of BatchNorm are others afterwards."""
     model = network()
     before = copy.deepcopy(dict(model.named_buffers()))
     run(adapter, model, *batch())
@@ -51,6 +52,7 @@ def moves_statistics(adapter: Callable) -> bool:
 
 
 def changes_mode(adapter: Callable) -> bool:
+    """Whether a model in training mode is so no more."""
     model = network()
     run(adapter, model, *batch())
     return not all(m.training for m in model.modules())
@@ -65,12 +67,14 @@ def changes_mode_of_a_layer(adapter: Callable) -> bool:
 
 
 def leaves_gradients(adapter: Callable) -> bool:
+    """Whether a parameter has a gradient afterwards."""
     model = network()
     run(adapter, model, *batch())
     return any(v.grad is not None for v in model.parameters())
 
 
 def requires_grad(adapter: Callable) -> bool:
+    """Whether what comes back is part of a graph."""
     return run(adapter, network(), *batch()).requires_grad
 
 
@@ -97,12 +101,14 @@ def uses_global_seed(adapter: Callable) -> bool:
 
 
 def works_without_grad(adapter: Callable) -> bool:
+    """Whether it moves the images where the caller has turned gradients off."""
     with torch.no_grad():
         moved = run(adapter, network().eval(), *batch())
     return not torch.equal(moved, batch()[0])
 
 
 def takes_float64(adapter: Callable) -> bool:
+    """Whether float64 passes and comes back, for p = ∞ and 2."""
     model, (x, y) = network(dtype=torch.float64).eval(), batch(dtype=torch.float64)
     return all(run(adapter, model, x, y, p).dtype == torch.float64 for p in PS)
 
@@ -118,6 +124,7 @@ def takes(*shape: int) -> Callable[[Callable], bool]:
 
 
 def refuses_outside_box(adapter: Callable) -> bool:
+    """Whether images outside [0, 1] are an error."""
     x, y = batch()
     run(adapter, network().eval(), x, y)  # so that what fails below fails because of the box
     try:
@@ -142,6 +149,7 @@ def equals_single_samples(adapter: Callable) -> bool:
 
 
 def same_generator_same_bits(adapter: Callable) -> bool:
+    """Whether a random start is the same with the same generator."""
     x, y = batch()
     first, second = (
         run(adapter, network(), x, y, random=True, generator=torch.Generator().manual_seed(1))
@@ -156,6 +164,7 @@ def takes_generator(adapter: Callable) -> bool:
 
 
 def entry(module: str, *names: str) -> Callable[[], list]:
+    """Names of a module, imported when they are asked for."""
     return lambda: [getattr(__import__(module, fromlist=names), name) for name in names]
 
 

@@ -104,19 +104,15 @@ def crown(cases: dict[str, Case]) -> tuple[str, list[tables.Target]]:
                 targets.append(tables.at_most(what, where, ratios["auto_LiRPA"], TIME))
     del worst["ours"]
     near = [target(f"5: CROWN, {way}", gap, SAME) for way, gap in worst.items()]
-    head = (
-        *("network", "ε", "milliseconds", "/ by hand", "/ auto_LiRPA"),
-        *("apart from by hand", "from auto_LiRPA"),
-    )
+    head = ("network", "ε", "milliseconds", "/ by hand", "/ auto_LiRPA")
+    head += ("apart from by hand", "from auto_LiRPA")
     return tables.table(head, rows), near + targets
 
 
 def convex(cases: dict[str, Case]) -> tuple[str, list[tables.Target]]:
     """The table of convex_adversarial, and the target that it gets the same numbers."""
-    head = (
-        *("network", "ε", "milliseconds", "ours / theirs"),
-        *("layer bounds apart", "margins apart", "on its bounds"),
-    )
+    head = ("network", "ε", "milliseconds", "ours / theirs")
+    head += ("layer bounds apart", "margins apart", "on its bounds")
     if error := missing(dual_peers.convex_adversarial):
         return tables.table(head, [tables.printed("–", "–", error, "–", "–", "–", "–")]), []
     rows, worst = [], 0.0

@@ -36,10 +36,12 @@ def textbook(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -
 
 
 def apgd(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+    """The package's Auto-PGD."""
     return lambda x, y: x + attacks.apgd(model, x, y, Ball(p, eps, (0, 1)), steps=steps)
 
 
 def few(model: nn.Module, p: float, eps: float, alpha: float, steps: int) -> Attack:
+    """The package's PGD with a quarter of the steps, larger ones."""
     return peers.ours("best")(model, p, eps, eps / 4, 10)
 
 

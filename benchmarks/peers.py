@@ -67,6 +67,7 @@ def ours(keep: str) -> Callable[..., Attack]:
 def torchattacks(
     model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
 ) -> Attack:
+    """PGD of torchattacks, p = 2 and ∞."""
     import torchattacks
 
     if p == 1:
@@ -78,6 +79,7 @@ def torchattacks(
 def foolbox(
     model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
 ) -> Attack:
+    """PGD of foolbox, p = 1, 2 and ∞."""
     import foolbox
 
     kind = {
@@ -95,6 +97,7 @@ def foolbox(
 def cleverhans(
     model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
 ) -> Attack:
+    """PGD of cleverhans, p = 2 and ∞."""
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
     return lambda x, y: projected_gradient_descent(
@@ -105,6 +108,7 @@ def cleverhans(
 def art(
     model: nn.Module, p: float, eps: float, alpha: float, steps: int, random: bool = False
 ) -> Attack:
+    """PGD of the Adversarial Robustness Toolbox, p = 1, 2 and ∞."""
     from art.attacks.evasion.projected_gradient_descent import projected_gradient_descent_pytorch
 
     kind = projected_gradient_descent_pytorch.ProjectedGradientDescentPyTorch

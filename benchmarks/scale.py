@@ -27,6 +27,7 @@ class Scaled(nn.Module):
 
 
 def with_cross_entropy(model: nn.Module, *settings) -> Attack:
+    """The package's PGD with the loss that the libraries climb."""
     return peers.ours("best")(model, *settings, loss=losses.cross_entropy)
 
 

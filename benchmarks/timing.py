@@ -57,6 +57,7 @@ def race(contestants: dict[str, Callable], tasks: Sequence[tuple]) -> Race:
     found = Race({name: [] for name in contestants}, {name: [] for name in contestants})
     names = list(contestants)
     gc.disable()
+    gc.freeze()  # what is there already is not looked through again
     try:
         for turn, task in enumerate(tasks):
             first = turn % len(names)
@@ -67,5 +68,6 @@ def race(contestants: dict[str, Callable], tasks: Sequence[tuple]) -> Race:
                 found.results[name].append(result)
             gc.collect()
     finally:
+        gc.unfreeze()
         gc.enable()
     return found

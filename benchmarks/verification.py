@@ -144,11 +144,9 @@ def verdicts(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[str, list[tabl
     heading = (
         f"Broken, but not by PGD, and the z_y − max z_k that it reaches (image i of {len(x)}, from 0):"
     )
-    head = (
-        *("ε", "certify", "all margins", "all images"),
-        *("PGD breaks", "of the robust", "of the broken not"),
-    )
-    return tables.table(head, rows), targets, "\n".join([heading, "", *(missed or ["none."])])
+    head = ("ε", "certify", "all margins", "all images", "PGD breaks", "of the robust")
+    table = tables.table((*head, "of the broken not"), rows)
+    return table, targets, "\n".join([heading, "", *(missed or ["none."])])
 
 
 def minima(model: nn.Sequential, x: Tensor, y: Tensor) -> str:

@@ -89,4 +89,5 @@ def by_cvxpy(sample: Sample) -> list[float]:
 
 
 def relaxed(sample: Sample) -> Relaxation:
+    """The relaxation on interval bounds."""
     return relax(sample.layers, sample.lower, sample.upper, sample.bounds)[0]

@@ -39,8 +39,14 @@ WORK = 0.009  # seconds that one loop of `fixed_work` took on 2026-11-27, when a
 # Targets, in seconds of that day: a chapter, all chapters, the first figure.
 BUDGET, ALL, FIRST = 45, 360, 10
 HEAD = (
-    *("chapter", "before, s", "now, s", "before, loops", "now, loops"),
-    *("of the time", "first figure before, s", "now, s"),
+    "chapter",
+    "before, s",
+    "now, s",
+    "before, loops",
+    "now, loops",
+    "of the time",
+    "first figure before, s",
+    "now, s",
 )
 
 # Runs a notebook and prints the seconds of the whole, and from the imports to the first figure.
