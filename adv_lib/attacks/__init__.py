@@ -17,9 +17,9 @@ probabilities, on which every loss here is wrong.
 What they share, what is climbed and which iterate is kept, is in `_search`.
 """
 
-from ._search import Iterate, Loss, Model
+from ._search import Iterate
 from .auto_pgd import apgd
 from .black_box import square
 from .gradient import bim, fgsm, pgd
 
-__all__ = ["Iterate", "Loss", "Model", "apgd", "bim", "fgsm", "pgd", "square"]
+__all__ = ["Iterate", "apgd", "bim", "fgsm", "pgd", "square"]
