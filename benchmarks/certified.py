@@ -67,7 +67,7 @@ Setting: 784-50-20-10, trained from one seed by the published settings of Kolter
 of 100, 10 epochs with step size 0.1. They publish no such counts, so there is nothing to reproduce. In
 brackets: another run, with an earlier network of the same settings. How many of the first {n} test
 images keep their class for every δ with ‖δ‖∞ ≤ ε in the box [0, 1]? The network gets {right} of them
-right ({another_right}). Command: `make bench PART=certified`.
+right ({another_right}). Command: `make reproduce PART=certified`.
 
 {table}
 
