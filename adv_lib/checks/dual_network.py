@@ -44,6 +44,10 @@ def _one(l: Tensor, u: Tensor, alpha: Tensor) -> Tensor:
     return torch.ones_like(l)
 
 
+def _middle(l: Tensor, u: Tensor, alpha: Tensor) -> Tensor:
+    return (l + u > 0).to(l)
+
+
 def _everywhere(hat: Tensor, l: Tensor, u: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(hat > 0, u / (u - l), alpha) * hat
 
@@ -87,6 +91,10 @@ step_back = Code(
         ),
         "That is what backpropagation does where a is positive: slope 1. For an unstable unit the sign "
         "of ν̂ decides: u/(u − l) or α.": _slopes(_one, _one),
+        "An unstable unit passes ν̂ on whole or not at all in your step, by the sign of ν̂, as a ReLU "
+        "would. Its slopes are u/(u − l) and α.": _slopes(_one, lambda l, u, alpha: 0 * l),
+        "Slope 1 or 0, by where most of [l, u] lies, is what backpropagation does there. For an "
+        "unstable unit the sign of ν̂ decides: u/(u − l) or α.": _slopes(_middle, _middle),
         "You gave a negative ν̂ of an unstable unit the slope 0. That is a valid choice, α = 0; the "
         "exercise gives you α.": _slopes(_chord, lambda l, u, alpha: 0 * l),
     },

@@ -137,6 +137,14 @@ relu_conjugate = Code(
             lambda p, q, l, u: _largest(l * p, u * p),
             lambda p, q, l, u: _largest(l * (p + q), u * (p + q)),
         ),
+        "The corner (l, 0) of an unstable unit is missing: it adds l p.": _corners(
+            lambda p, q, l, u: _largest(0 * p, u * (p + q)),
+            lambda p, q, l, u: _largest(l * p, u * p),
+            lambda p, q, l, u: _largest(l * (p + q), u * (p + q)),
+        ),
+        "Stable units are segments, not points: take the larger of the two ends.": _corners(
+            _unstable, lambda p, q, l, u: 0 * p, lambda p, q, l, u: 0 * p
+        ),
         "The corner (0, 0) of an unstable unit is missing: it adds 0, also where the two others are "
         "negative.": lambda p, q, l, u: torch.maximum(
             p * l + q * l.clamp(min=0), p * u + q * u.clamp(min=0)
