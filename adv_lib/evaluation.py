@@ -256,7 +256,9 @@ def table(
              defense may answer a sample differently in other company. A model around a `stack.Stack`
              then stands for as many networks as the stack has members: they are attacked and answer side
              by side, and no attack may drop samples.
-    Raises ValueError where a proof and an attack contradict each other: then one of them is wrong.
+    Returns a `Table`.
+    Raises ValueError for no samples, names that are taken, a stack without whole batches, an attack that
+    leaves Δ(x), and where a proof and an attack contradict each other: then one of them is wrong.
     """
     if any(isinstance(seeds, torch.nn.Module) for seeds in models.values()):
         raise ValueError("expected a list of networks for each name, one for each seed, got a network")
@@ -273,6 +275,8 @@ def table(
             "expected different names, none of them clean or worst, and as many networks, at least one, "
             f"for each model, got {columns} and {networks}"
         )
+    if not whole_batches and sum(networks.values()) > sum(map(len, models.values())):
+        raise ValueError("expected whole_batches for a stack: one that is broken must keep its place")
     withstand = _in_whole_batches if whole_batches else _one_by_one
     right: dict[str, dict[str, Tensor]] = {}
     for name, seeds in models.items():

@@ -36,6 +36,7 @@ from adv_lib import (
     training,
     widgets,
 )
+from adv_lib.stack import Stack
 from adv_lib.threat import Ball
 from adv_lib.widgets import Control
 
@@ -634,6 +635,9 @@ def of_adaptive_attacks():
     yield name, lambda: call({"a": []}), "at least one {'a': 0}"
     unequal = {"a": [defense], "b": [defense, defense]}
     yield name, lambda: call(unequal), "as many {'a': 1, 'b': 2}"
+    stacked = {"a": [Stack([net, net])]}
+    separate = partial(evaluation.table, stacked, x, labels, cube, {"FGSM": attacks.fgsm})
+    yield name, separate, "expected whole_batches for a stack"
     for taken in ("clean", "worst"):
         yield name, lambda t=taken: call(given={t: attacks.fgsm}), f"different names {taken}"
     for size in (0, -1):
