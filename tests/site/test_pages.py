@@ -10,7 +10,10 @@ from axe_playwright_python.sync_playwright import Axe
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build/html"
-SETTLED = "Promise.all(document.getAnimations().map(animation => animation.finished)).then(() => 0)"
+SETTLED = """async () => {  // a transition that another one replaces is aborted: wait for that one, then
+    const moving = () => document.getAnimations().filter(a => a.playState === "running");
+    for (let left; (left = moving()).length; ) await Promise.allSettled(left.map(a => a.finished));
+}"""
 PHONE = {"width": 390, "height": 844}
 
 
