@@ -131,9 +131,10 @@ def certify(
 ) -> Certificates:
     """Is every x + δ with δ ∈ Δ(x) classified as y? "robust", "broken" or "unknown" for each sample.
 
-    Only the sign of the margins is asked for, and the cheap answers come first: interval bounds; an
-    attack; linear programs for each class that is left, first on interval bounds and then on bounds that
-    are linear programs too; the search for each class that these leave.
+    Only the sign of the margins is asked for, and the cheap answers come first: interval bounds; PGD,
+    then Auto-PGD from many starts towards every class that is left; linear programs for each of these
+    classes, first on interval bounds and then on bounds that are linear programs too; the search for
+    each class that these leave.
     node_limit: how many linear programs the search may solve for each sample, class by class, the one
                 with the smallest bound first, until they are used up. None means as many as it takes.
                 The programs that come before the search do not count.
@@ -145,13 +146,15 @@ def certify(
     problems = _problems(model, x, y, ball, node_limit)
     with torch.no_grad():
         cheap = bounds.margins(model, x.double(), y, ball)
-        delta = attacks.pgd(model, x, y, ball, restarts=3, keep="first")
-    broken = _wrong(model, x + delta, y)
+        delta = attacks.pgd(model, x, y, ball, keep="first")
     proved, nodes = cheap.amin(1), torch.zeros(len(x), dtype=torch.int64)
+    open_ = [(row <= TOLERANCE).nonzero().flatten() for row in cheap]  # classes
+    for i in (~_wrong(model, x + delta, y) & (proved <= TOLERANCE)).nonzero():
+        delta[i] = _of_many_starts(model, x[i], y[i], ball.subset(i), open_[i])
+    broken = _wrong(model, x + delta, y)
     stage = ["attack" if wrong else "interval" for wrong in broken.tolist()]
     left = (~broken & (proved <= TOLERANCE)).nonzero().flatten().tolist()
-    classes = [(row <= TOLERANCE).nonzero().flatten().tolist() for row in cheap]
-    tasks = [(*problems[i], int(y[i]), classes[i], node_limit) for i in left]
+    tasks = [(*problems[i], int(y[i]), open_[i].tolist(), node_limit) for i in left]
     for i, (stage[i], found) in zip(left, parallel_map(_sign, tasks, jobs, progress), strict=True):
         rest = cheap[i][cheap[i] > TOLERANCE].amin()  # of the classes that were not asked about again
         proved[i], nodes[i] = max(proved[i], min(rest, found.lower)), found.nodes
@@ -198,7 +201,7 @@ def search(
     def score(case: Case) -> Array:
         _, columns, prices = case.found  # without columns the solver has stopped without a point
         violation = 1.0 if columns is None else relaxation.violation(columns)
-        return violation * (prices + TOLERANCE)
+        return violation * (prices + TOLERANCE / relaxation.size[relaxation.pre])
 
     found = branching.search(evaluate, score, reached(centre), node_limit, sign)
     relaxation.fix({})
@@ -215,38 +218,51 @@ def mip(
     node_limit: of the solver's own nodes, which it looks at between two of them: it may take a few more.
     Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from highspy import HighsModelStatus
 
     W, b = layers[-1]
-    linear, program = relaxation.minimise(c @ W, c @ b), relaxation.program(c @ W)
-    n, k = len(program.cost), len(program.pre)
-    low, high = program.limits.T
-    post, pre, v = (np.zeros((k, n + k)) for _ in range(3))
-    post[range(k), program.post] = pre[range(k), program.pre] = v[range(k), n + np.arange(k)] = 1
-    result = milp(
-        np.append(program.cost, np.zeros(k)),
-        integrality=np.repeat([0, 1], [n, k]),
-        bounds=Bounds(np.append(program.lower, np.zeros(k)), np.append(program.upper, np.ones(k))),
-        constraints=[
-            LinearConstraint(
-                np.pad(program.rows, ((0, 0), (0, k))), program.row_lower, program.row_upper
-            ),
-            LinearConstraint(post - high[:, None] * v, -math.inf, 0),
-            LinearConstraint(post - pre - low[:, None] * v, -math.inf, -low),
-        ],
-        options={"mip_rel_gap": 0.0, "node_limit": node_limit},
-    )
-    lower, columns = linear.bound, linear.point if result.x is None else result.x
-    if result.mip_dual_bound is not None:  # None without an unstable unit: that is a linear program
-        lower = max(lower, result.mip_dual_bound + float(c @ b))
+    linear, cost = relaxation.minimise(c @ W, c @ b), relaxation.cost(c @ W)
+    whole, (low, high) = relaxation.copy(), relaxation.limits.T
+    size, one = high - low, np.ones(len(low))
+    v = whole.add_columns(0 * one, one, integer=True)
+    h, a = (whole.post, np.diag(one)), (whole.pre, np.diag(-one))
+    whole.add_rows({"h": h, "v": (v, np.diag(-high))}, -math.inf * one, 0 * one, size)
+    whole.add_rows({"h": h, "a": a, "v": (v, np.diag(-low))}, -math.inf * one, -low, size)
+    if node_limit is not None:
+        whole.solver.setOptionValue("mip_max_nodes", node_limit)
+    unit = whole.run(np.append(cost, 0 * v))
+    said, solution = whole.solver.getInfo(), whole.solver.getSolution()
+    lower, columns = linear.bound, whole.point() if solution.value_valid else linear.point
+    if len(v) and whole.solver.getModelStatus() != HighsModelStatus.kInfeasible:
+        lower = max(lower, unit * said.mip_dual_bound + float(cost @ relaxation.shift + c @ b))
     if columns is None:
-        columns = (program.lower + program.upper) / 2
+        columns = (relaxation.lower + relaxation.upper) / 2
     point = _input(relaxation, layers, columns)
     upper = float(c @ _forward(layers, point))
-    return Found(min(lower, upper), upper, point, result.mip_node_count or 0)
+    return Found(min(lower, upper), upper, point, max(0, said.mip_node_count))
 
 
+STARTS, STEPS = 64, 50  # of the attack by which `certify` tries to break what PGD does not
 SOLVERS = {"search": search, "mip": mip}
+
+
+def _of_many_starts(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, classes: Tensor) -> Tensor:
+    """The best δ of Auto-PGD from STARTS points of Δ(x), towards these classes in turns.
+
+    Where a network is flat, the gradient at one start leads nowhere: these lie all the way from x to the
+    edge of the ball, in random directions.  x: (1, *shape).  Returns δ like x.
+    """
+    turn = torch.arange(STARTS, device=x.device)
+    at, labels, balls = x[0 * turn], y[0 * turn], ball.subset(0 * turn)
+    share = torch.linspace(0, 1, STARTS).to(x).view(-1, *[1] * (x.ndim - 1))
+    delta = attacks.apgd(
+        *(model, at, labels, balls),
+        steps=STEPS,
+        start=share * balls.sample(at),
+        targets=classes[turn % len(classes)],
+    )
+    with evaluating(model), torch.no_grad():
+        return delta[losses.margin(model(at + delta), labels).argmin()][None]
 
 
 def _minima(

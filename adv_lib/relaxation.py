@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -37,23 +38,6 @@ class Solution(NamedTuple):
     prices: Array
 
 
-class Program(NamedTuple):
-    """min costᵀξ over lower ≤ ξ ≤ upper and row_lower ≤ rows ξ ≤ row_upper, for other solvers to read.
-
-    pre, post: of every unstable unit the columns of a and h.  limits: its l and u, (units, 2).
-    """
-
-    cost: Array
-    lower: Array
-    upper: Array
-    rows: Array
-    row_lower: Array
-    row_upper: Array
-    pre: NDArray[np.int_]
-    post: NDArray[np.int_]
-    limits: Array
-
-
 class Relaxation:
     """The linear program of a network around one input, built one hidden layer at a time.
 
@@ -61,23 +45,20 @@ class Relaxation:
 
     Its columns are the input, and for every hidden unit that can be positive a, and h if it is unstable.
     All have finite bounds. HiGHS keeps its last basis: each program starts where the one before ended.
+
+    A solver's tolerances are absolute, but a layer may be multiplied by s and the next divided by s, and
+    the network stays. So HiGHS is given variables that run from 0 to 1, rows in units of their unit's
+    range and costs of at most 1; everything else here is in the network's own units.
     """
 
     def __init__(self, lower: Array, upper: Array):
-        import highspy
-
-        self.solver = highspy.Highs()
-        # A hot start gains nothing from presolve, and the programs come well scaled.
-        for option, value in (
-            ("output_flag", False),
-            ("presolve", "off"),
-            ("simplex_scale_strategy", 0),
-        ):
-            self.solver.setOptionValue(option, value)
+        self.solver = _solver(presolve="off")  # from which a hot start gains nothing
         self.lower, self.upper = np.empty(0), np.empty(0)  # of the columns
+        self.shift, self.size = np.empty(0), np.empty(0)  # column = shift + size · the solver's variable
         self.row_lower, self.row_upper = np.empty(0), np.empty(0)
+        self.row_shift, self.row_size = np.empty(0), np.empty(0)
         self.rows = np.empty((0, 0))
-        self.output = self._add_columns(lower, upper)  # the columns that hold the last layer's h
+        self.output = self.add_columns(lower, upper)  # those with the last layer's h
         self.alive = np.arange(len(lower))  # and the units they belong to: all others are 0
         none = np.empty(0, dtype=int)  # of every unstable unit: the columns of a and h, the rows of the
         self.pre, self.post, self.above, self.edge = none, none, none, none  # triangle's two upper sides
@@ -92,13 +73,15 @@ class Relaxation:
         units = np.flatnonzero(upper > 0)
         W, b, lower, upper = W[np.ix_(units, self.alive)], b[units], lower[units], upper[units]
         free = np.flatnonzero(lower < 0)
-        pre, post = self._add_columns(lower, upper), self._add_columns(0 * free, upper[free])
-        slope, one = upper[free] / (upper[free] - lower[free]), np.ones(len(free))
-        self._add_rows({"a": (pre, np.eye(len(units))), "W h": (self.output, -W)}, b, b)
+        size = upper - lower
+        pre, post = self.add_columns(lower, upper), self.add_columns(0 * free, upper[free], size[free])
+        slope, one = upper[free] / size[free], np.ones(len(free))
+        self.add_rows({"a": (pre, np.eye(len(units))), "W h": (self.output, -W)}, b, b, size)
         above = {"h": (post, np.diag(one)), "a": (pre[free], np.diag(-one))}
         edge = {"h": (post, np.diag(one)), "a": (pre[free], np.diag(-slope))}
-        self.above = np.append(self.above, self._add_rows(above, 0 * one, math.inf * one))
-        self.edge = np.append(self.edge, self._add_rows(edge, -math.inf * one, -slope * lower[free]))
+        above = self.add_rows(above, 0 * one, math.inf * one, size[free])
+        edge = self.add_rows(edge, -math.inf * one, -slope * lower[free], size[free])
+        self.above, self.edge = np.append(self.above, above), np.append(self.edge, edge)
         self.pre, self.post = np.append(self.pre, pre[free]), np.append(self.post, post)
         self.limits = np.stack([self.lower[self.pre], self.upper[self.pre]], 1)
         self.output, self.alive = pre.copy(), units
@@ -113,36 +96,34 @@ class Relaxation:
         """
         from highspy import HighsModelStatus
 
-        cost = self._cost(c)
-        self.solver.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
-        self.solver.run()
+        cost = self.cost(c)
+        unit = self.run(cost)
         infeasible = self.solver.getModelStatus() == HighsModelStatus.kInfeasible
         if infeasible and self.phases:  # without any, only rounded bounds can contradict each other
             ray = np.array(self.solver.getDualRay()[2])
-            if len(ray) and self._weak_duality(0 * cost, ray) > 0:  # a proof: no point, or 0 > 0
-                return Solution(math.inf, None, np.zeros(len(self.edge)))
+            if len(ray) and self._weak_duality(0 * cost, ray / self.row_size) > 0:
+                return Solution(math.inf, None, np.zeros(len(self.edge)))  # a proof: no point, or 0 > 0
         found = self.solver.getSolution()
         usable = found.dual_valid and not infeasible
         multipliers = np.array(found.row_dual) if usable else np.zeros(len(self.row_lower))
-        point = np.array(found.col_value) if found.value_valid else None
+        multipliers = multipliers * unit / self.row_size
+        point = self.point() if found.value_valid else None
         bound = self._weak_duality(cost, multipliers) + offset
         return Solution(bound, point, np.abs(multipliers[self.edge]))
 
-    def program(self, c: Array) -> Program:
-        """The linear program of `minimise`, written out."""
-        return Program(
-            self._cost(c),
-            self.lower,
-            self.upper,
-            self.rows,
-            self.row_lower,
-            self.row_upper,
-            self.pre,
-            self.post,
-            self.limits,
-        )
+    def run(self, cost: Array) -> float:
+        """Let the solver minimise costᵀξ; returns the unit in which it is told the costs."""
+        scaled = cost * self.size
+        unit = np.abs(scaled).max(initial=0) or 1.0
+        self.solver.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), scaled / unit)
+        self.solver.run()
+        return unit
 
-    def _cost(self, c: Array) -> Array:
+    def point(self) -> Array:
+        """The values of all columns where the solver stands."""
+        return self.shift + self.size * np.array(self.solver.getSolution().col_value)
+
+    def cost(self, c: Array) -> Array:
         """What cᵀh, h the activations of the last layer added, asks of each column."""
         cost = np.zeros(len(self.lower))
         cost[self.output] = c[self.alive]
@@ -172,38 +153,90 @@ class Relaxation:
                 self._bound_row(self.above[unit], 0, 0 if on else math.inf)
         self.phases = dict(phases)
 
-    def _add_columns(self, lower: Array, upper: Array) -> NDArray[np.int_]:
-        n, none = len(lower), np.empty(0, dtype=np.int32)
-        self.solver.addCols(n, np.zeros(n), lower, upper, 0, np.zeros(n, dtype=np.int32), none, none)
-        self.lower, self.upper = np.append(self.lower, lower), np.append(self.upper, upper)
-        self.rows = np.pad(self.rows, ((0, 0), (0, n)))
-        return np.arange(len(self.lower) - n, len(self.lower))
+    def copy(self) -> Relaxation:
+        """The same program for a solver of integer programs, to which more can be added."""
+        other = copy(self)
+        other.solver = _solver(mip_rel_gap=0.0, mip_abs_gap=0.0, mip_feasibility_tolerance=1e-9)
+        other.solver.passModel(self.solver.getLp())
+        return other
 
-    def _add_rows(
-        self, blocks: Mapping[str, tuple[NDArray[np.int_], Array]], lower: Array, upper: Array
+    def add_columns(
+        self, lower: Array, upper: Array, size: Array | None = None, integer: bool = False
     ) -> NDArray[np.int_]:
-        """Rows lower ≤ Σ block · columns ≤ upper."""
+        """Columns lower ≤ ξ ≤ upper.  Returns their numbers.
+
+        size: what the solver takes as 1, None for upper − lower.
+        """
+        from highspy import HighsVarType
+
+        n, none, few = len(lower), np.empty(0), np.empty(0, dtype=np.int32)
+        size = upper - lower if size is None else size
+        top = (upper - lower) / np.where(size > 0, size, 1)
+        _accepted(self.solver.addCols(n, np.zeros(n), np.zeros(n), top, 0, few, few, none))
+        self.lower, self.upper = np.append(self.lower, lower), np.append(self.upper, upper)
+        self.shift, self.size = np.append(self.shift, lower), np.append(self.size, size)
+        self.rows = np.pad(self.rows, ((0, 0), (0, n)))
+        new = np.arange(len(self.lower) - n, len(self.lower), dtype=np.int32)
+        if integer:
+            self.solver.changeColsIntegrality(n, new, np.full(n, HighsVarType.kInteger))
+        return new
+
+    def add_rows(
+        self, blocks: Mapping[str, tuple[Array, Array]], lower: Array, upper: Array, size: Array
+    ) -> NDArray[np.int_]:
+        """Rows lower ≤ Σ block · columns ≤ upper.  Returns their numbers.
+
+        blocks: by any name, which columns and what stands there.  size: what the solver takes as 1.
+        """
         from scipy import sparse
 
-        wide = np.zeros((len(lower), len(self.lower)))
+        wide, old = np.zeros((len(lower), len(self.lower))), len(self.row_lower)
         for columns, block in blocks.values():
             wide[:, columns] = block
-        new, old = sparse.csr_array(wide), len(self.row_lower)
-        self.solver.addRows(len(lower), lower, upper, new.nnz, new.indptr[:-1], new.indices, new.data)
+        shift, size = wide @ self.shift, np.where(size > 0, size, 1)
+        low, high = (lower - shift) / size, (upper - shift) / size
+        new = sparse.csr_array(wide * self.size / size[:, None])
+        entries = new.nnz, new.indptr[:-1], new.indices, new.data
+        _accepted(self.solver.addRows(len(lower), low, high, *entries))
         self.rows = np.concatenate([self.rows, wide])
         self.row_lower, self.row_upper = (
             np.append(self.row_lower, lower),
             np.append(self.row_upper, upper),
         )
+        self.row_shift, self.row_size = np.append(self.row_shift, shift), np.append(self.row_size, size)
         return np.arange(old, len(self.row_lower))
 
     def _bound_column(self, column: int, lower: float, upper: float) -> None:
-        self.solver.changeColBounds(int(column), lower, upper)
+        low, high = (np.array([lower, upper]) - self.shift[column]) / self.size[column]
+        _accepted(self.solver.changeColBounds(int(column), low, high))
         self.lower[column], self.upper[column] = lower, upper
 
     def _bound_row(self, row: int, lower: float, upper: float) -> None:
-        self.solver.changeRowBounds(int(row), lower, upper)
+        low, high = (np.array([lower, upper]) - self.row_shift[row]) / self.row_size[row]
+        _accepted(self.solver.changeRowBounds(int(row), low, high))
         self.row_lower[row], self.row_upper[row] = lower, upper
+
+
+def _solver(**options):
+    """A silent HiGHS. Its own scaling is off: the programs come well scaled."""
+    import highspy
+
+    solver = highspy.Highs()
+    options |= {"output_flag": False, "simplex_scale_strategy": 0, "small_matrix_value": 1e-12}
+    for option, value in options.items():
+        solver.setOptionValue(option, value)
+    return solver
+
+
+def _accepted(status) -> None:
+    """Raise ValueError if the solver has refused what it was given."""
+    from highspy import HighsStatus
+
+    if status == HighsStatus.kError:
+        raise ValueError(
+            "expected weights that the solver can hold when every unit runs from 0 to 1, "
+            "got coefficients that are not finite or above 1e15"
+        )
 
 
 def relax(

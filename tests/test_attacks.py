@@ -454,7 +454,7 @@ def test_without_steps_pgd_stays_at_0(keep):
     assert (attacks.pgd(*problem(), steps=0, keep=keep) == 0).all()
 
 
-# ---- pgd from a start of the caller's ----
+# ---- pgd and auto-pgd from a start of the caller's ----
 
 
 def started(seed=0, p=math.inf, box=BOX, eps=0.3, **options):
@@ -478,6 +478,19 @@ def test_the_first_run_starts_where_it_is_told_to_and_the_others_at_random_point
         assert torch.equal(delta, inputs.ball.sample(inputs.x, drawn))
     seen = watched(attacks.pgd, *inputs, steps=2, start=start, keep=keep)[1]
     assert torch.equal(seen[0].delta, start)
+
+
+def test_auto_pgd_too_starts_where_it_is_told_to_and_is_never_worse_than_that():
+    inputs, start = started()
+    drawn = seeded(3)
+    options = {"steps": 4, "restarts": 2, "start": start, "generator": seeded(3)}
+    delta, seen = watched(attacks.apgd, *inputs, **options)
+    first, other = (iterate.delta for iterate in seen if iterate.step == 0)
+    assert torch.equal(first, start)
+    assert torch.equal(other, inputs.ball.sample(inputs.x, drawn))
+    assert (inputs.leads(delta) >= inputs.leads(start)).all()
+    zero = torch.zeros_like(start)
+    assert torch.equal(attacks.apgd(*inputs, start=zero), attacks.apgd(*inputs))
 
 
 @each_keep
@@ -537,8 +550,8 @@ def test_the_start_stays_as_it_is_gets_no_gradient_and_is_not_what_is_returned(k
     assert torch.equal(leaf.detach(), copy)
 
 
-@each_keep
-def test_a_start_that_is_no_perturbation_of_these_images_is_refused(keep):
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.apgd])
+def test_a_start_that_is_no_perturbation_of_these_images_is_refused(attack):
     (model, x, y, ball), start = started(p=2)
     boxless = Ball(2, 0.3)
     edge = torch.full_like(x, 0.95)
@@ -554,7 +567,7 @@ def test_a_start_that_is_no_perturbation_of_these_images_is_refused(keep):
         (start.float(), x, boxless, "like x"),
     ):
         with pytest.raises(ValueError, match=words):
-            attacks.pgd(model, at, y, where, start=start_bad, keep=keep)
+            attack(model, at, y, where, start=start_bad)
 
 
 def with_nan(start):

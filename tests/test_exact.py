@@ -426,6 +426,78 @@ def test_are_picks_the_samples_with_a_status():
     assert answer.are("unknown").tolist() == [False] * 3
 
 
+# ---- the units of the hidden layers ----
+
+
+def in_other_units(model, sizes):
+    """The same function: each hidden layer multiplied by a number, the next one divided by it."""
+    linear, before = [layer for layer in model if isinstance(layer, nn.Linear)], 1.0
+    for layer, size in zip(linear, [*sizes, 1.0], strict=True):
+        layer.weight *= size / before
+        layer.bias *= size
+        before = size
+    return model
+
+
+units = st.sampled_from([1e-8, 1e-4, 1.0, 1e4, 1e8])
+
+
+@settings(max_examples=20)
+@given(seeds, st.tuples(units, units))
+def test_no_answer_depends_on_the_units_of_the_hidden_layers(seed, sizes):
+    model, x, y, ball = hard(seed, n=1, eps=0.1)
+    plain = {
+        "certify": exact.certify(model, x, y, ball, jobs=1),
+        **{method: exact.margins(model, x, y, ball, method=method, jobs=1) for method in exact.SOLVERS},
+        **{method: bounds.margins(model, x, y, ball, method, jobs=1) for method in bounds.METHODS},
+    }
+    in_other_units(model, sizes)
+    assert exact.certify(model, x, y, ball, jobs=1).status == plain["certify"].status
+    for method in exact.SOLVERS:
+        found = exact.margins(model, x, y, ball, method=method, jobs=1)
+        assert found.closed.all()
+        assert (found.margins <= found.attained).all()
+        torch.testing.assert_close(found.margins, plain[method].margins, rtol=0, atol=2 * TOLERANCE)
+    for method in bounds.METHODS:
+        found = bounds.margins(model, x, y, ball, method, jobs=1)
+        torch.testing.assert_close(found, plain[method], rtol=1e-6, atol=TOLERANCE)
+
+
+def test_units_that_are_tiny_prove_nothing_false():
+    """The smallest margin is 0.1 whatever s is; tolerances that are absolute once made it 0.3."""
+    x, y, ball = torch.tensor([[0.4, 0.5]]).double(), torch.tensor([0]), Ball(math.inf, 0.3, BOX)
+    for s in (1e-8, 1e-7, 1.0, 1e8, 1e15):
+        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double().requires_grad_(False)
+        model[0].weight.copy_(s * torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+        model[0].bias.copy_(s * torch.tensor([-0.5, 0.1]))
+        model[2].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 2.0]]) / s)
+        model[2].bias.copy_(torch.tensor([0.3, 0.0]))
+        for method in exact.SOLVERS:
+            found = exact.margins(model, x, y, ball, method=method)
+            assert found.margins[0, 1].item() == pytest.approx(0.1, abs=TOLERANCE)
+            assert found.closed.all()
+        assert exact.certify(model, x, y, ball).status == ("robust",)
+        assert bounds.margins(model, x, y, ball, "lp")[0, 1].item() == pytest.approx(-0.1, abs=TOLERANCE)
+
+
+# ---- how hard certify attacks ----
+
+
+def test_certify_finds_a_counterexample_behind_a_plateau_before_it_searches():
+    """Class 1 wins where x > 0.75 or x < 0.1, and the margin is constant from 0.15 to 0.7."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double().requires_grad_(False)
+    model[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    model[0].bias.copy_(torch.tensor([-0.7, 0.15]))
+    model[2].weight.copy_(torch.tensor([[0.0, 0.0], [20.0, 20.0]]))
+    model[2].bias.copy_(torch.tensor([1.0, 0.0]))
+    for x in (0.3, 0.45, 0.6):
+        point, y = torch.tensor([[x]]).double(), torch.tensor([0])
+        ball = Ball(math.inf, 0.25 if x == 0.3 else 0.7 - x + 0.1, BOX)
+        answer = exact.certify(model, point, y, ball)
+        assert (answer.status, answer.stage) == (("broken",), ("attack",))
+        assert attacks.pgd(model, point, y, ball).item() == 0  # whose gradient is 0 at x
+
+
 # ---- images, types, modes ----
 
 
@@ -497,6 +569,11 @@ def test_a_bar_is_shown_on_stdout_only_and_only_when_asked_for(capfd):
         for progress in (None, False):  # None: stdout is no terminal here
             function(*arguments, progress=progress)
             assert capfd.readouterr() == ("", "")
+
+
+def test_the_integer_program_says_nothing_on_stdout(capfd):
+    exact.margins(*hard(1), method="mip", jobs=1)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture(scope="module")

@@ -389,3 +389,10 @@ def test_bounds_that_rounding_makes_contradict_each_other_prove_nothing_beyond_t
             relaxed.relu(W, b, end, end)
             for c in (np.ones(1), -np.ones(1)):
                 assert relaxed.minimise(c).bound == pytest.approx((c @ end).item())
+
+
+def test_weights_that_the_solver_refuses_are_named():
+    """A coefficient of 1e20 between a unit of range 2 and an input of range 2."""
+    relaxed = Relaxation(np.array([-1.0]), np.array([1.0]))
+    with pytest.raises(ValueError, match=r"expected weights .* got coefficients .* above 1e15"):
+        relaxed.relu(np.array([[1e20]]), np.zeros(1), np.array([-1.0]), np.array([1.0]))

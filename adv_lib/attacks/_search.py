@@ -180,6 +180,19 @@ def fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:
     return torch.Generator(x.device).manual_seed(0) if generator is None else generator
 
 
+def check_start(start: Tensor | None, x: Tensor, ball: Ball) -> None:
+    """Raise ValueError unless a start, if there is one, is like x and in Δ(x)."""
+    if start is None:
+        return
+    if start.shape != x.shape or start.dtype != x.dtype:
+        raise ValueError(
+            f"expected a start like x, {x.dtype} {tuple(x.shape)}, "
+            f"got {start.dtype} {tuple(start.shape)}"
+        )
+    if not bool(ball.contains(start, x).all()):
+        raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
+
+
 def _refuse_a_stack(model: Model) -> None:
     """An attack that drops samples would hand a stack's rows to other members, also behind a defense."""
     modules = model.modules() if isinstance(model, torch.nn.Module) else ()

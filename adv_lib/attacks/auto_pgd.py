@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..threat import Ball
-from ._search import Iterate, Loss, Model, fresh, search
+from ._search import Iterate, Loss, Model, check_start, fresh, search
 
 
 def apgd(
@@ -20,6 +20,7 @@ def apgd(
     *,
     steps: int = 100,
     restarts: int = 1,
+    start: Tensor | None = None,
     loss: Loss | None = None,
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -35,11 +36,12 @@ def apgd(
     """
     if steps < 1 or restarts < 1:
         raise ValueError(f"expected steps ≥ 1 and restarts ≥ 1, got {steps!r} and {restarts!r}")
+    check_start(start, x, ball)
     checkpoints = _checkpoints(steps)
     with search(model, x, y, ball, loss, targets, callback=callback) as run:
         generator = fresh(generator, x)
         for restart in range(restarts):
-            delta = before = run.start(ball, restart, generator)
+            delta = before = run.start(ball, restart, generator, start)
             size = size_then = 2 * run.region.eps  # “then”: at the last checkpoint
             record_then = torch.full_like(size, -math.inf)
             record, value_before = (record_then, delta, delta), -record_then

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..threat import Ball
-from ._search import Iterate, Loss, Model, fresh, search
+from ._search import Iterate, Loss, Model, check_start, fresh, search
 
 
 def fgsm(
@@ -96,14 +96,7 @@ def pgd(
         )
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(f"expected step_size > 0, in the units of eps, got {step_size!r}")
-    if start is not None:
-        if start.shape != x.shape or start.dtype != x.dtype:
-            raise ValueError(
-                f"expected a start like x, {x.dtype} {tuple(x.shape)}, "
-                f"got {start.dtype} {tuple(start.shape)}"
-            )
-        if not bool(ball.contains(start, x).all()):
-            raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
+    check_start(start, x, ball)
     with search(model, x, y, ball, loss, targets, keep, callback) as run:
         generator = fresh(generator, x)
         for restart in range(restarts):
