@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import attacks, bounds, branching, losses
 from ._arguments import check_batch, check_labels
-from ._work import parallel_map
+from ._work import parallel_map, runs
 from .affine import affine_pieces
 from .branching import TOLERANCE, Case, Found, Phases
 from .models import evaluating
@@ -149,8 +149,11 @@ def certify(
         delta = attacks.pgd(model, x, y, ball, keep="first")
     proved, nodes = cheap.amin(1), torch.zeros(len(x), dtype=torch.int64)
     open_ = [(row <= TOLERANCE).nonzero().flatten() for row in cheap]  # classes
-    for i in (~_wrong(model, x + delta, y) & (proved <= TOLERANCE)).nonzero():
-        delta[i] = _of_many_starts(model, x[i], y[i], ball.subset(i), open_[i])
+    stands = (~_wrong(model, x + delta, y) & (proved <= TOLERANCE)).nonzero().squeeze(1)
+    for part in runs(len(stands), STARTS * x[0].numel(), x.device):
+        rows = stands[part]
+        towards = [open_[i] for i in rows]
+        delta[rows] = _of_many_starts(model, x[rows], y[rows], ball.subset(rows), towards)
     broken = _wrong(model, x + delta, y)
     stage = ["attack" if wrong else "interval" for wrong in broken.tolist()]
     left = (~broken & (proved <= TOLERANCE)).nonzero().flatten().tolist()
@@ -242,27 +245,33 @@ def mip(
     return Found(min(lower, upper), upper, point, max(0, said.mip_node_count))
 
 
-STARTS, STEPS = 64, 50  # of the attack by which `certify` tries to break what PGD does not
+STARTS, STEPS = 64, 20  # of the attack by which `certify` tries to break what PGD does not
 SOLVERS = {"search": search, "mip": mip}
 
 
-def _of_many_starts(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, classes: Tensor) -> Tensor:
-    """The best δ of Auto-PGD from STARTS points of Δ(x), towards these classes in turns.
+def _of_many_starts(
+    model: nn.Module, x: Tensor, y: Tensor, ball: Ball, classes: Sequence[Tensor]
+) -> Tensor:
+    """The best δ of Auto-PGD from STARTS points of Δ(x), towards the classes of each sample in turns.
 
     Where a network is flat, the gradient at one start leads nowhere: these lie all the way from x to the
-    edge of the ball, in random directions.  x: (1, *shape).  Returns δ like x.
+    edge of the ball, in random directions, for every sample the same.  Returns δ like x.
     """
     turn = torch.arange(STARTS, device=x.device)
-    at, labels, balls = x[0 * turn], y[0 * turn], ball.subset(0 * turn)
     share = torch.linspace(0, 1, STARTS).to(x).view(-1, *[1] * (x.ndim - 1))
+    rows = torch.arange(len(x), device=x.device).repeat_interleave(STARTS)
+    at, labels, balls = x[rows], y[rows], ball.subset(rows)
+    starts = [
+        share * balls.subset(own).sample(at[own])
+        for own in torch.arange(len(rows), device=x.device).split(STARTS)
+    ]
+    targets = torch.cat([own[turn % len(own)] for own in classes])
     delta = attacks.apgd(
-        *(model, at, labels, balls),
-        steps=STEPS,
-        start=share * balls.sample(at),
-        targets=classes[turn % len(classes)],
+        *(model, at, labels, balls), steps=STEPS, start=torch.cat(starts), targets=targets
     )
     with evaluating(model), torch.no_grad():
-        return delta[losses.margin(model(at + delta), labels).argmin()][None]
+        least = losses.margin(model(at + delta), labels).view(len(x), STARTS).argmin(1)
+    return delta.view(len(x), STARTS, *x.shape[1:])[torch.arange(len(x), device=x.device), least]
 
 
 def _minima(
