@@ -5,8 +5,8 @@ the sign back afterwards. Here a ≥ 0 are the sizes that one would like, room �
 leaves, (n, d) or broadcast to it, and ε is (n, 1) or (1, 1), all in the units of the input and of one
 floating type. Nothing is checked: `Ball` has done so. Each function returns sizes (n, d).
 
-Where ε differs from entry to entry, entry i has ε c_i, with c (n, d) from 0 to 1. With s = c ⊙ u the set of
-all u is an ordinary ball; only nearness is not, Σ (c_i u_i − a_i)², so only `nearest` needs to know c.
+If each entry has its own radius, that of entry i is ε c_i, with c (n, d) from 0 to 1. Put s = c ⊙ u, and
+the u form an ordinary ball; only the distance Σ (c_i u_i − a_i)² is no longer an ordinary one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def to_length(v: Tensor, length: Tensor | float) -> Tensor:
 def nearest(a: Tensor, room: Tensor, eps: Tensor, p: float, c: Tensor | None = None) -> Tensor:
     """The sizes nearest to a, in the sense of ‖·‖₂, with s ≤ room and ‖s‖_p ≤ ε: the projection.
 
-    c: (n, d), for ‖s / c‖_p ≤ ε; room is 0 where c is.
+    c: (n, d), if each entry has its own radius: ‖s / c‖_p ≤ ε. There is no room where c = 0.
     """
     size = torch.minimum(a, room)
     if p == math.inf:

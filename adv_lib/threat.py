@@ -188,8 +188,10 @@ class Ball:
         return Region(self.p, eps.expand(len(like), 1), low, high, scale)
 
     def _checked_eps(self, rows: Tensor, x: Tensor | None) -> Tensor:
-        """Check the arguments of a method; return ε of the same type as rows: (n, 1) or (1, 1), or, if
-        each entry has its own, (n, d) or (1, d)."""
+        """Check the arguments of a method; return ε as (n, 1) or (1, 1), of the same type as rows.
+
+        If each entry has its own: (n, d) or (1, d).
+        """
         if not rows.is_floating_point() or rows.ndim < 2:
             raise ValueError(
                 f"expected a floating-point batch (n, *shape), got {rows.dtype} {tuple(rows.shape)}"
@@ -274,8 +276,8 @@ class Region:
 
         For p = 1 and ∞ that is exact. For p = 2 it is so up to the box: v maximises over the coordinates
         that are not at the edge already and is cut where it meets the edge.
-        If each entry has its own ε all of it is about u: ‖v / scale‖_p ≤ α, so α is as long as where ε is
-        largest, and P is nearest in u, because a maximiser must stay where it is.
+        If each entry has its own ε all of this is about u: ‖v / scale‖_p ≤ α, so that α goes with the
+        largest ε, and P is the projection in u. (That in δ would move a maximiser away from itself.)
         alpha: a number or (n, 1).  Returns rows (n, d) in Δ(x).
         """
         if self.scale is not None:
