@@ -63,8 +63,11 @@ def nearest(a: Tensor, room: Tensor, eps: Tensor, p: float, c: Tensor | None = N
     if c is None:
         found = (fill_sphere if p == 2 else soft_threshold)(a, room, eps)
     else:  # in float64, because of the squares of c
-        a, c = a.double() * (c > 0), c.double().masked_fill(c == 0, 1)
-        u = (fill_ellipsoid if p == 2 else soft_threshold)(a / c, room / c, eps.double(), c * c)
+        a, eps, c = a.double() * (c > 0), eps.double(), c.double().masked_fill(c == 0, 1)
+        if p == 2:
+            u = fill_ellipsoid(a / c, room / c, eps, c * c)
+        else:
+            u = soft_threshold(a / c, room / c, eps, c * c)
         found = (c * u).to(size).minimum(room)
     return torch.where(outside, found, size)
 
@@ -157,10 +160,10 @@ def soft_threshold(a: Tensor, room: Tensor, eps: Tensor, weight: Tensor | None =
             near = torch.where(free, key, 0).amax(1, keepdim=True)
         else:  # λ may be far below the largest key
             near = (torch.where(free, a, 0).sum(1, keepdim=True) - budget) / slopes
-        moved = torch.where(free, (key - near) * slope, 0)
+        moved = (key - near) * slope
         for _ in range(1 if weight is None else 2):  # the second takes back what rounding left
-            short = budget - moved.sum(1, keepdim=True)
-            moved = torch.where(free, moved + slope * (short / slopes), 0)
+            short = budget - torch.where(free, moved, 0).sum(1, keepdim=True)
+            moved = moved + slope * (short / slopes)
         size = torch.where(free, moved.clamp(min=0).minimum(room), size)
         too_little = size.sum(1, keepdim=True) <= eps
         stuck_out = free & torch.where(too_little, moved > room, moved < 0)

@@ -73,7 +73,7 @@ class Ball:
         return eps.ndim > 0 and len(eps) != 1
 
     def support(self, w: Tensor, x: Tensor | None = None) -> Tensor:
-        """max ⟨w, δ⟩ over δ ∈ Δ(x); without a box it is ‖ε ⊙ w‖_q, with 1/p + 1/q = 1.
+        """max ⟨w, δ⟩ over δ ∈ Δ(x); without a box it is ε‖w‖_q with 1/p + 1/q = 1.
 
         w: (n, *shape), one vector a row.  x: like w, for the box.
         Returns (n,), in the units of w times those of ε; differentiable in w (the
@@ -82,7 +82,7 @@ class Ball:
         """
         eps = self._checked_eps(w, x)
         if x is None or self.box is None:
-            if eps.shape[1] > 1:
+            if eps.shape[1] > 1:  # each entry has its own: ‖ε ⊙ w‖_q
                 return projections.norm(eps * w.flatten(1), self.dual_order).squeeze(1)
             return (eps * projections.norm(w.flatten(1), self.dual_order)).squeeze(1)
         return self._region(w, x, eps).support(w.flatten(1).unsqueeze(1)).squeeze(1)
@@ -92,7 +92,7 @@ class Ball:
 
         Without a box: ε sign(w) for p = ∞, ε w/‖w‖₂ for p = 2, and for p = 1 all of ε on a largest
         entry of |w|. With one, no coordinate moves further than the box lets it. If each entry has its
-        own ε that is about u, with ε ⊙ w in the place of w.
+        own ε, all that holds of u and ε ⊙ w.
 
         w: (n, *shape).  x: like w.  Returns δ like w; it is 0 wherever w is 0.
         """
