@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -284,7 +283,7 @@ def _towards(y: Tensor, K: int) -> Tensor:
 
 def _batches(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> Iterator[tuple[Tensor, Tensor, Ball]]:
     """Which samples, the samples and their balls, as many at a time as fit."""
-    ball.radii(x)  # raises for a number of ε that no batch by itself would notice
+    ball.radii(x)  # raises for an ε that no batch by itself would notice
     for rows in runs(len(x), width(pieces), x.device):
         yield rows, x[rows], ball.subset(rows)
 
@@ -300,12 +299,11 @@ def _first(piece: Affine, x: Tensor, ball: Ball) -> Bounds:
     if ball.p == math.inf:
         rows = x.flatten(1)
         return interval(piece, Bounds(rows + region.low, rows + region.high))
-    W, _ = piece.matrix()
-    eps = ball.radii(x)
+    W = piece.matrix()[0].reshape(-1, *x.shape[1:])
 
     def reach(W: Tensor) -> Tensor:
-        samples = zip(eps, x.flatten(1), strict=True)
-        rows = [replace(ball, eps=radius).support(W, row.expand_as(W)) for radius, row in samples]
+        samples = torch.arange(len(x), device=x.device).split(1)
+        rows = [ball.subset(i).support(W, x[i].expand_as(W)) for i in samples]
         return torch.stack(rows).reshape(len(x), *piece.shape_out)
 
     here = piece(x)

@@ -248,7 +248,7 @@ def perturbations(
     """m near-maximisers of the loss for every sample: `attacks.pgd` from δ = 0 and from random points.
 
     All m · n attacks run as one batch. With m = 1 that is the attack of adversarial training.
-    ball: with one ε for all.  steps: of each attack.
+    ball: the same for all samples.  steps: of each attack.
     generator: draws the points; on the device of x; or one for each member of a `stack.Stack`.
     Returns δ (m, n, *shape).  Raises ValueError as `ddd`, and what `attacks.pgd` raises.
     """
@@ -354,8 +354,8 @@ def ddd(
 
 
 def _check_draws(ball: Ball, generator: torch.Generator, m: int, steps: int) -> None:
-    if isinstance(ball.eps, Tensor) or generator is None or m < 1 or steps < 1:
+    if ball.per_sample or generator is None or m < 1 or steps < 1:
         raise ValueError(
-            "expected one number eps, a generator, and m and steps of at least 1, "
+            "expected one eps for all samples, a generator, and m and steps of at least 1, "
             f"got {ball.eps!r}, {generator!r}, {m!r} and {steps!r}"
         )

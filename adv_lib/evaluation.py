@@ -130,6 +130,8 @@ def survivors(
             "expected as many inputs as labels, at least one, and batch_size ≥ 1, "
             f"got {len(x)}, {len(y)} and {batch_size!r}"
         )
+    if attacks:
+        ball.radii(x)  # raises for an ε that no batch by itself would notice
     alive = _right(model, x, y, batch_size)
     for attack in attacks:
         for batch in alive.nonzero().squeeze(1).split(batch_size):
@@ -183,19 +185,26 @@ def robust_accuracy_curve(
     """The robust accuracy for each ε in radii, which must not fall: one `Rate` for each.
 
     A δ in a small ball is in every larger one, so what broke at one ε stays broken at the next: the
-    curve cannot rise. The ball's own eps is not used.
+    curve cannot rise. The ball's own eps is not used, unless each entry has its own: then these keep
+    their ratios, and ε is the largest of a sample.
     """
     if any(b < a for a, b in pairwise(radii)) or len(x) != len(y):
         raise ValueError(
             "expected radii in increasing order and as many inputs as labels, "
             f"got {list(radii)}, {len(x)} and {len(y)}"
         )
+    share = torch.as_tensor(ball.eps)
+    if share.ndim > 1:
+        most = share.flatten(1).amax(1).view(-1, *[1] * (share.ndim - 1))
+        share = torch.where(most > 0, share / most, 0)
+        radii = [eps * share for eps in radii]
     balls = [replace(ball, eps=eps) for eps in radii]  # a bad ε is named before the first attack
     alive, rates = torch.ones(len(x), dtype=torch.bool, device=x.device), []
     for at in balls:
         left = alive.nonzero().squeeze(1)
         if len(left):
-            alive[left] = survivors(model, x[left], y[left], at, attacks, batch_size=batch_size)
+            part = at.subset(left) if share.ndim > 1 else at
+            alive[left] = survivors(model, x[left], y[left], part, attacks, batch_size=batch_size)
         rates.append(rate(alive))
     return rates
 

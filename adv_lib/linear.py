@@ -133,19 +133,17 @@ def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     Returns (n, K), with +inf at k = y; differentiable in W and b.
     """
     _check_classes(W, b, x, y)
-    n, K = len(x), len(W)
+    K = len(W)
     z = x.flatten(1) @ W.T + b
     clean = z.gather(1, y[:, None]) - z
-    eps = ball.radii(x)
-    if ball.box is None:  # the gain depends on x through its class alone: one row for a pair of classes
+    if (
+        ball.box is None and torch.as_tensor(ball.eps).ndim < 2
+    ):  # the gain depends on x through its class alone: one row for a pair of classes
         towards = W - W.unsqueeze(1)  # (K, K, d): from class j towards class k
         each = replace(ball, eps=1.0).support(towards.flatten(0, 1)).reshape(K, K)
-        gain = eps.unsqueeze(1) * each[y]
+        gain = ball.radii(x).unsqueeze(1) * each[y]
     else:  # one row for a pair of sample and class
-        towards = W - W[y].unsqueeze(1)  # (n, K, d)
-        each = replace(ball, eps=eps.repeat_interleave(K))
-        rows = x.flatten(1).repeat_interleave(K, 0)
-        gain = each.support(towards.flatten(0, 1), rows).reshape(n, K)
+        gain = ball.region(x).support(W - W[y].unsqueeze(1))  # of (n, K, d)
     return (clean - gain).masked_fill(torch.nn.functional.one_hot(y, K).bool(), math.inf)
 
 

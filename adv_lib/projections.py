@@ -4,6 +4,9 @@ By symmetry each problem is one about sizes: give coordinate i a size s_i with 0
 the sign back afterwards. Here a ≥ 0 are the sizes that one would like, room ≥ 0 those that the box
 leaves, (n, d) or broadcast to it, and ε is (n, 1) or (1, 1), all in the units of the input and of one
 floating type. Nothing is checked: `Ball` has done so. Each function returns sizes (n, d).
+
+If each entry has its own radius, that of entry i is ε c_i, with c (n, d) from 0 to 1. Put s = c ⊙ u, and
+the u form an ordinary ball; only the distance Σ (c_i u_i − a_i)² is no longer an ordinary one.
 """
 
 from __future__ import annotations
@@ -45,15 +48,28 @@ def to_length(v: Tensor, length: Tensor | float) -> Tensor:
     return v.mul_(length / long)
 
 
-def nearest(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
-    """The sizes nearest to a, in the sense of ‖·‖₂, with s ≤ room and ‖s‖_p ≤ ε: the projection."""
+def nearest(a: Tensor, room: Tensor, eps: Tensor, p: float, c: Tensor | None = None) -> Tensor:
+    """The sizes nearest to a, in the sense of ‖·‖₂, with s ≤ room and ‖s‖_p ≤ ε: the projection.
+
+    c: (n, d), if each entry has its own radius: ‖s / c‖_p ≤ ε. There is no room where c = 0.
+    """
     size = torch.minimum(a, room)
     if p == math.inf:
         return torch.minimum(size, eps)
-    outside = norm(size, p) > eps
+    u = size if c is None else size / c.clamp(min=torch.finfo(a.dtype).tiny)
+    outside = norm(u, p) > eps
     if not outside.any():
         return size
-    return torch.where(outside, (fill_sphere if p == 2 else soft_threshold)(a, room, eps), size)
+    if c is None:
+        found = (fill_sphere if p == 2 else soft_threshold)(a, room, eps)
+    else:  # in float64, because of the squares of c
+        a, eps, c = a.double() * (c > 0), eps.double(), c.double().masked_fill(c == 0, 1)
+        if p == 2:
+            u = fill_ellipsoid(a / c, room / c, eps, c * c)
+        else:
+            u = soft_threshold(a / c, room / c, eps, c * c)
+        found = (c * u).to(size).minimum(room)
+    return torch.where(outside, found, size)
 
 
 def furthest(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
@@ -97,8 +113,38 @@ def fill_largest_first(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     return torch.zeros_like(a).scatter_(1, order, torch.minimum(size, (eps - before).clamp_(min=0)))
 
 
-def soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+def fill_ellipsoid(a: Tensor, room: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
+    """Sizes s = min(a / (1 + λ / weight), room) with the λ > 0 for which ‖s‖₂ = ε (within reach).
+
+    They are nearest in the sense of Σ weight_i (s_i − a_i)². Without room, 1 / ‖s‖₂ − 1 / ε is concave
+    in λ and rises: Newton's method from the left raises λ until rounding stops it. Room can only lower
+    λ, so what sticks out then ends at its room: stop it there and go on with the rest.
+    """
+    tiny = torch.finfo(a.dtype).tiny
+    stopped = torch.zeros_like(a, dtype=torch.bool)
+    while True:
+        left = eps.square() - torch.where(stopped, room, 0).square().sum(1, keepdim=True)
+        left, free = left.clamp(min=tiny).sqrt(), torch.where(stopped, 0, a)
+        lam = (weight * (free / left - 1)).amax(1, keepdim=True).clamp(min=0)  # no s_i above `left`
+        while True:
+            size = free / (1 + lam / weight)
+            norm = size.square().sum(1, keepdim=True).sqrt()
+            slope = (size.square() / (weight + lam)).sum(1, keepdim=True).clamp(min=tiny)
+            higher = lam + norm.square() * (norm / left - 1).clamp(min=0) / slope
+            if not (higher > lam).any():
+                break
+            lam = higher
+        sticks_out = size > room
+        if not sticks_out.any():
+            size = torch.where(stopped, room, size)
+            return size * (eps / size.square().sum(1, keepdim=True).sqrt().clamp(min=tiny)).clamp(max=1)
+        stopped |= sticks_out
+
+
+def soft_threshold(a: Tensor, room: Tensor, eps: Tensor, weight: Tensor | None = None) -> Tensor:
     """Sizes s = clip(a − λ, 0, room) with the λ for which Σ s_i = ε (assumed within reach).
+
+    With weights (n, d) it is λ / weight_i, and they are nearest in the sense of Σ weight_i (s_i − a_i)².
 
     Variable fixing [Kiwiel 2008]: subtract one λ from all free coordinates so that the sum is right.
     Some then stick out above room, some below 0: the side that sticks out further in total is where
@@ -106,11 +152,18 @@ def soft_threshold(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """
     tiny = torch.finfo(a.dtype).tiny
     free, size = torch.ones_like(a, dtype=torch.bool), torch.zeros_like(a)
+    key, slope = (a, torch.ones_like(eps)) if weight is None else (weight * a, 1 / weight)
     while True:
         budget = eps - torch.where(free, 0, size).sum(1, keepdim=True)
-        count = free.sum(1, keepdim=True).clamp(min=1)
-        below_top = torch.where(free, a - torch.where(free, a, 0).amax(1, keepdim=True), 0)
-        moved = below_top + (budget - below_top.sum(1, keepdim=True)) / count
+        slopes = torch.where(free, slope, 0).sum(1, keepdim=True).clamp(min=1)
+        if weight is None:
+            near = torch.where(free, key, 0).amax(1, keepdim=True)
+        else:  # λ may be far below the largest key
+            near = (torch.where(free, a, 0).sum(1, keepdim=True) - budget) / slopes
+        moved = (key - near) * slope
+        for _ in range(1 if weight is None else 2):  # the second takes back what rounding left
+            short = budget - torch.where(free, moved, 0).sum(1, keepdim=True)
+            moved = moved + slope * (short / slopes)
         size = torch.where(free, moved.clamp(min=0).minimum(room), size)
         too_little = size.sum(1, keepdim=True) <= eps
         stuck_out = free & torch.where(too_little, moved > room, moved < 0)

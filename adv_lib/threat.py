@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
+from torch.nn.functional import threshold
 
 from . import projections
 
@@ -23,15 +24,19 @@ HUGE = 1e30
 
 @dataclass(frozen=True, eq=False)
 class Ball:
-    """Δ(x) = {δ : ‖δ‖_p ≤ ε, lo ≤ x + δ ≤ hi}.
+    """Δ(x) = {δ : ‖δ‖_p ≤ ε, lo ≤ x + δ ≤ hi}, or {ε ⊙ u : ‖u‖_p ≤ 1, …} if each entry has its own ε.
 
     p:    1, 2 or math.inf.
     eps:  the radius ε ≥ 0, in the units of the input: a number, or a tensor (n,) with one per sample.
+          A tensor with as many axes as x, each as long as that of x or 1, has one per entry: (1, *shape)
+          is a mask for all samples, (1, channels, 1, 1) an ε per channel. Where ε is 0 (or below 1e-100
+          of the largest of its sample) δ is.
     box:  (lo, hi), the range of valid inputs, or None. It takes part whenever a method is given x.
 
     Every method takes a batch: the first axis counts samples, the other axes are one vector.
 
-    Raises ValueError for any other p, a negative or non-finite ε, or a box without lo < hi.
+    Raises ValueError for any other p, a negative or non-finite ε, or a box without lo < hi; its methods
+    for an ε that does not fit the batch.
     """
 
     p: float
@@ -42,8 +47,10 @@ class Ball:
         if self.p not in DUAL_ORDER:
             raise ValueError(f"p must be 1, 2 or math.inf, got {self.p!r}")
         eps = torch.as_tensor(self.eps)
-        if eps.ndim > 1 or not bool((eps.isfinite() & (eps >= 0)).all()):
-            raise ValueError(f"eps must be a finite number ≥ 0, or one per sample, got {self.eps!r}")
+        if not bool((eps.isfinite() & (eps >= 0)).all()):
+            raise ValueError(
+                f"eps must be a finite number ≥ 0, or one per sample or per entry, got {self.eps!r}"
+            )
         if self.box is not None:
             lo, hi = self.box
             if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
@@ -57,7 +64,13 @@ class Ball:
     def subset(self, rows: Tensor) -> Ball:
         """The ball of some of the samples, given by a mask or by their numbers, (m,)."""
         eps = torch.as_tensor(self.eps)
-        return self if eps.numel() == 1 else replace(self, eps=eps[rows.to(eps.device)])
+        return replace(self, eps=eps[rows.to(eps.device)]) if self.per_sample else self
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether each sample has an ε, or a tensor of them, of its own."""
+        eps = torch.as_tensor(self.eps)
+        return eps.ndim > 0 and len(eps) != 1
 
     def support(self, w: Tensor, x: Tensor | None = None) -> Tensor:
         """max ⟨w, δ⟩ over δ ∈ Δ(x); without a box it is ε‖w‖_q with 1/p + 1/q = 1.
@@ -69,6 +82,8 @@ class Ball:
         """
         eps = self._checked_eps(w, x)
         if x is None or self.box is None:
+            if eps.shape[1] > 1:  # each entry has its own: ‖ε ⊙ w‖_q
+                return projections.norm(eps * w.flatten(1), self.dual_order).squeeze(1)
             return (eps * projections.norm(w.flatten(1), self.dual_order)).squeeze(1)
         return self._region(w, x, eps).support(w.flatten(1).unsqueeze(1)).squeeze(1)
 
@@ -76,7 +91,8 @@ class Ball:
         """A maximiser of ⟨w, δ⟩ over δ ∈ Δ(x): the direction of steepest ascent in this ball's norm.
 
         Without a box: ε sign(w) for p = ∞, ε w/‖w‖₂ for p = 2, and for p = 1 all of ε on a largest
-        entry of |w|. With one, no coordinate moves further than the box lets it.
+        entry of |w|. With one, no coordinate moves further than the box lets it. If each entry has its
+        own ε, all that holds of u and ε ⊙ w.
 
         w: (n, *shape).  x: like w.  Returns δ like w; it is 0 wherever w is 0.
         """
@@ -95,7 +111,8 @@ class Ball:
 
         delta: (n, *shape).  x: like delta.  Returns δ' like delta.
         p = ∞ clips, p = 2 rescales, p = 1 subtracts one threshold from every |δ_i| [Duchi et al.
-        2008]; with a box, p = 1 and 2 also stop each coordinate at the box's edge.
+        2008]; with a box, p = 1 and 2 also stop each coordinate at the box's edge. If each entry has its
+        own ε, p = 2 divides by 1 + λ/ε_i² and p = 1 subtracts λ/ε_i.
         """
         region = self._region(delta, x, self._checked_eps(delta, x))
         return region.project(delta.flatten(1)).reshape(delta.shape)
@@ -135,7 +152,11 @@ class Ball:
         """
         eps = self._checked_eps(delta, x)
         slack = TOLERANCE_ULP * torch.finfo(delta.dtype).eps
-        inside = (projections.norm(delta.flatten(1), self.p) <= (1 + slack) * eps).squeeze(1)
+        rows = delta.flatten(1)
+        if eps.shape[1] > 1:
+            each = (rows.abs() <= (1 + slack) * eps).all(1)  # 0 where ε is
+            rows, eps = rows / eps.clamp(min=torch.finfo(rows.dtype).tiny), each.to(rows)[:, None]
+        inside = (projections.norm(rows, self.p) <= (1 + slack) * eps).squeeze(1)
         if x is not None and self.box is not None:
             lo, hi = self.box
             moved, edge = (x + delta).flatten(1), slack * max(abs(lo), abs(hi))
@@ -143,12 +164,15 @@ class Ball:
         return inside
 
     def radii(self, x: Tensor) -> Tensor:
-        """ε of every sample of x (n, *shape): (n,).  Raises ValueError unless there are 1 or n."""
-        return self._checked_eps(x, None).squeeze(1).expand(len(x))
+        """ε of every sample of x (n, *shape), the largest of its entries: (n,).
+
+        Raises ValueError for an ε that does not fit x.
+        """
+        return self._checked_eps(x, None).amax(1).expand(len(x))
 
     def _region(self, like: Tensor, x: Tensor | None, eps: Tensor) -> Region:
         """Δ(x), or without x the ball alone, for rows like these."""
-        eps, rows = eps.detach().expand(len(like), 1), like.detach().flatten(1)
+        eps, rows, scale = eps.detach(), like.detach().flatten(1), None
         high = rows.new_tensor(math.inf).expand_as(rows)
         low = -high
         if x is not None and self.box is not None:
@@ -156,17 +180,36 @@ class Ball:
             low, high = (lo - at).clamp(max=0), (hi - at).clamp(min=0)
         if self.p == math.inf:
             low, high = low.maximum(-eps), high.minimum(eps)
-        return Region(self.p, eps, low, high)
+        if eps.shape[1] > 1:
+            each, eps = eps, eps.amax(1, keepdim=True)
+            scale = threshold(each / eps.clamp(min=torch.finfo(eps.dtype).tiny), 1e-100, 0)
+            scale = scale.expand_as(rows)
+            low, high = low.masked_fill(scale == 0, 0), high.masked_fill(scale == 0, 0)
+        return Region(self.p, eps.expand(len(like), 1), low, high, scale)
 
     def _checked_eps(self, rows: Tensor, x: Tensor | None) -> Tensor:
-        """Check the arguments of a method; return ε as (n, 1) or (1, 1), of the same type as rows."""
+        """Check the arguments of a method; return ε as (n, 1) or (1, 1), of the same type as rows.
+
+        If each entry has its own: (n, d) or (1, d).
+        """
         if not rows.is_floating_point() or rows.ndim < 2:
             raise ValueError(
                 f"expected a floating-point batch (n, *shape), got {rows.dtype} {tuple(rows.shape)}"
             )
         if rows.numel() and not all(end.isfinite() for end in rows.aminmax()):  # NaN passes through
             raise ValueError("expected finite entries, got NaN or infinity")
-        eps = torch.as_tensor(self.eps, dtype=rows.dtype, device=rows.device).reshape(-1, 1)
+        eps = torch.as_tensor(self.eps, dtype=rows.dtype, device=rows.device)
+        if eps.ndim > 1:
+            if eps.ndim != rows.ndim or any(
+                size not in (1, whole) for size, whole in zip(eps.shape, rows.shape, strict=True)
+            ):
+                raise ValueError(
+                    "expected eps with as many axes as the batch, each as long or 1, "
+                    f"got {tuple(eps.shape)} for a batch {tuple(rows.shape)}"
+                )
+            eps = eps.expand(len(eps), *rows.shape[1:]).flatten(1)
+        else:
+            eps = eps.reshape(-1, 1)
         if len(eps) not in (1, len(rows)):
             raise ValueError(f"eps has {len(eps)} entries for a batch of {len(rows)} samples")
         if x is None or self.box is None:
@@ -193,16 +236,20 @@ class Region:
 
     eps (n, 1) is the radius, low ≤ 0 ≤ high (n, d) how far each coordinate can move. δ and gradients are
     finite rows (n, d), as in x.flatten(1).
+    scale (n, d): if each entry has its own ε, which share of the largest it is; eps is that. Then
+    δ = scale ⊙ u with u in an ordinary ball, in which we look for maximisers and take steps.
     """
 
     p: float
     eps: Tensor
     low: Tensor
     high: Tensor
+    scale: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Region:
         """The region of some of the samples, given by a mask or by their numbers."""
-        return Region(self.p, self.eps[rows], self.low[rows], self.high[rows])
+        scale = None if self.scale is None else self.scale[rows]
+        return Region(self.p, self.eps[rows], self.low[rows], self.high[rows], scale)
 
     def support(self, w: Tensor) -> Tensor:
         """max ⟨w, δ⟩ over δ ∈ Δ(x), for r vectors w a sample; see `Ball.support`.
@@ -218,6 +265,9 @@ class Region:
 
     def argmax(self, rows: Tensor) -> Tensor:
         """A maximiser of ⟨w, δ⟩ over δ ∈ Δ(x) for every row w of (n, d); see `Ball.argmax`."""
+        if self.scale is not None and self.p != math.inf:
+            u = self._of_u().argmax(self.scale * rows)
+            return (self.scale * u).clamp_(self.low, self.high)
         room = torch.where(rows >= 0, self.high, -self.low)
         return rows.sign() * projections.furthest(rows.abs(), room, self.eps, self.p)
 
@@ -226,8 +276,16 @@ class Region:
 
         For p = 1 and ∞ that is exact. For p = 2 it is so up to the box: v maximises over the coordinates
         that are not at the edge already and is cut where it meets the edge.
+        If each entry has its own ε all of this is about u: ‖v / scale‖_p ≤ α, so that α goes with the
+        largest ε, and P is the projection in u. (That in δ would move a maximiser away from itself.)
         alpha: a number or (n, 1).  Returns rows (n, d) in Δ(x).
         """
+        if self.scale is not None:
+            if self.p != math.inf:
+                u = rows / self.scale.clamp(min=torch.finfo(rows.dtype).tiny)
+                u = self._of_u().step(u, self.scale * gradient, alpha)
+                return u.mul_(self.scale).clamp_(self.low, self.high)
+            alpha = alpha * self.scale
         if self.p == math.inf:  # each coordinate for itself, so one clipping does for both
             return gradient.sign().mul_(alpha).add_(rows).clamp_(self.low, self.high)
         if self.p == 2:  # clamped to 0 where the box blocks it, to ±HUGE where it does not
@@ -238,6 +296,11 @@ class Region:
         room = torch.where(gradient >= 0, self.high - rows, rows - self.low)
         v = gradient.sign() * projections.fill_largest_first(gradient.abs(), room, alpha)
         return self._into_ball(v.add_(rows).clamp_(self.low, self.high))
+
+    def _of_u(self) -> Region:
+        """All u with scale ⊙ u ∈ Δ(x), for p = 1 and 2: a ball with one ε, in a box."""
+        scale = self.scale.clamp(min=torch.finfo(self.scale.dtype).tiny)
+        return Region(self.p, self.eps, self.low / scale, self.high / scale)
 
     def _into_ball(self, rows: Tensor) -> Tensor:
         """P of rows that are in the box: to shrink them towards 0 keeps them there."""
@@ -251,4 +314,4 @@ class Region:
         if self.p == math.inf:
             return rows.clamp(self.low, self.high)
         room = torch.where(rows >= 0, self.high, -self.low)
-        return rows.sign() * projections.nearest(rows.abs(), room, self.eps, self.p)
+        return rows.sign() * projections.nearest(rows.abs(), room, self.eps, self.p, self.scale)

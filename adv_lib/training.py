@@ -64,14 +64,16 @@ def adversarial(attack: Attack, ball: Ball) -> Inner:
 def fast(ball: Ball, generator: Generator) -> Inner:
     """`adversarial` with one step of 1.25 ε from a random point of Δ(x), projected: two passes a batch.
 
-    ball: with one ε for all.  generator: draws the points; on the device of the data.
+    ball: the same for all samples.  generator: draws the points; on the device of the data.
     Raises ValueError for an ε for each sample.  Source: Wong, Rice & Kolter 2020, algorithm 3.
     """
-    if isinstance(ball.eps, Tensor) or generator is None:
-        raise ValueError(f"expected one number eps and a generator, got {ball.eps!r} and {generator!r}")
+    if ball.per_sample or generator is None:
+        raise ValueError(
+            f"expected one eps for all samples and a generator, got {ball.eps!r} and {generator!r}"
+        )
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
-        start, size = drawn(ball.sample, x, generator), 1.25 * ball.eps
+        start, size = drawn(ball.sample, x, generator), 1.25 * float(torch.as_tensor(ball.eps).max())
         if size == 0:  # at the foot of a ramp
             return start
         return attacks.pgd(model, x, y, ball, steps=1, step_size=size, start=start, keep="last")

@@ -1,5 +1,6 @@
 """Random balls, batches and models for the tests, rich in ties, zeros and points on the edge."""
 
+import copy
 import functools
 import itertools
 import math
@@ -241,6 +242,23 @@ def network(kind: str, seed: int, scale: float = 2.0) -> nn.Sequential:
     for parameter in model.parameters():
         parameter.data *= scale
     return model
+
+
+def scaled(model: nn.Sequential, c: Tensor) -> nn.Sequential:
+    """The network u ↦ f(c ⊙ u), for a plain mlp f: c goes into its first layer."""
+    other = copy.deepcopy(model)
+    other[1].weight.data *= c.flatten()
+    return other
+
+
+def on_patch(model: nn.Sequential, x: Tensor, free: Tensor) -> nn.Sequential:
+    """What a plain mlp is for the free entries of one x (1, *shape) when all others stay."""
+    other, first = copy.deepcopy(model), model[1]
+    other[1] = nn.Linear(int(free.sum()), first.out_features).to(x)
+    W, free = first.weight.data, free.flatten()
+    other[1].weight.data = W[:, free]
+    other[1].bias.data = first.bias.data + W[:, ~free] @ x.flatten()[~free]
+    return other
 
 
 Layers = list[tuple[np.ndarray, np.ndarray]]

@@ -816,6 +816,65 @@ def test_on_a_linear_model_no_attack_beats_the_exact_worst_margin(attack, seed, 
         assert (z.gather(1, y[:, None]) - z >= exact.nan_to_num(posinf=0.0) - 1e-9).all()
 
 
+# ---- an ε for each entry ----
+
+
+@each_run
+@given(problem=problems(), seed=seeds)
+@settings(max_examples=15)
+def test_with_a_radius_for_each_entry_what_is_found_is_allowed_and_masked_pixels_stay(
+    attack, problem, seed
+):
+    model, x, y, ball = problem
+    if attack is RUNS["square"]:
+        ball = Ball(math.inf, ball.eps, ball.box)
+    parts = entries((len(x), *x.shape[1:]), seed, "sparse").abs().to(x)
+    eps = ball.radii(x).view(-1, *[1] * (x.ndim - 1)) * parts
+    ball = Ball(ball.p, eps, ball.box)
+    delta = attack(model, x, y, ball)
+    assert ball.contains(delta, x).all()
+    assert (delta[eps == 0] == 0).all()
+    if ball.box:
+        assert (x + delta >= 0).all()
+        assert (x + delta <= 1).all()
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("attack", [attacks.fgsm, attacks.bim, CLIMBS["pgd"]])
+def test_a_radius_for_each_entry_is_one_radius_for_inputs_in_other_units(attack, p):
+    """δ = c ⊙ u: the attack on f(x + c ⊙ u) in u, where the ball has one radius, is the same attack."""
+    model, x, y, _ = problem(shape=(2, 3), p=p, box=None)
+    c = 4.0 ** -torch.arange(6, dtype=torch.float64).view(1, 2, 3)
+    delta = attack(model, x, y, Ball(p, 0.5 * c))
+    u = attack(lambda at: model(c * at), x / c, y, Ball(p, 0.5))
+    torch.testing.assert_close(delta, c * u, rtol=1e-9, atol=1e-12)
+
+
+@each_run_and_p
+def test_masks_cost_the_attacker_and_a_mask_of_everything_costs_nothing(attack, p):
+    model, x, y, ball = problem(shape=(4, 6), p=p, n=20)
+    patch = torch.zeros(1, 4, 6, dtype=torch.float64)
+    patch[:, 1:3, 2:4] = ball.eps
+    whole = attack(model, x, y, Ball(p, torch.full_like(patch, ball.eps), BOX))
+    torch.testing.assert_close(whole, attack(model, x, y, ball), rtol=1e-6, atol=1e-9)
+    if isinstance(attack, partial) and attack.keywords.get("keep") == "first":
+        return  # stops early
+    part = attack(model, x, y, Ball(p, patch, BOX))
+    lead = [losses.margin(model(x + delta), y).mean() for delta in (whole, part, 0 * part)]
+    assert lead[0] < lead[1] < lead[2]
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+def test_on_a_linear_model_a_patch_has_an_exact_worst_margin_that_fgsm_reaches(p, box):
+    W, b, model, x, y, _ = linear_problem(0, p, 0.3, box, 2, n=24)
+    mask = torch.rand(x.shape, generator=seeded(1), dtype=torch.float64) * (x > 0.4)
+    ball = Ball(p, mask, box)
+    exact = linear.margins(W, b, x, y, ball).amin(1)
+    worst = losses.margin(model(x + attacks.fgsm(model, x, y, ball)), y)
+    torch.testing.assert_close(worst, exact, rtol=1e-9, atol=1e-9)
+
+
 # ---- apgd ----
 
 

@@ -473,8 +473,8 @@ def of_inner_maxima():
         if "fast" not in name:
             per_sample = make(Ball(INF, torch.ones(3), (0, 1)))
             yield name, lambda f=per_sample: f(net, x, labels), "eps 3 4"
-    for eps in (torch.ones(4), torch.tensor(0.1)):
-        yield "training.fast", lambda e=eps: training.fast(Ball(INF, e), g), "one number eps tensor"
+    for eps in (torch.ones(4), torch.ones(4, 2)):
+        yield "training.fast", lambda e=eps: training.fast(Ball(INF, e), g), "one eps tensor"
     for beta in (-1, NAN, INF):
         yield "training.trades", lambda b=beta: training.trades(cube, g, b), f"beta ≥ 0 {beta}"
     yield "training.fast", lambda: training.fast(cube, None), "a generator None"
@@ -546,7 +546,7 @@ def of_ddd():
         yield name, lambda c=call: c(m=0), "m at least 1 0"
         yield name, lambda c=call: c(steps=0), "steps at least 1 0"
         yield name, lambda c=call: c(generator=None), "a generator None"
-        yield name, lambda c=call: c(ball=Ball(2, torch.ones(4))), "one number eps tensor"
+        yield name, lambda c=call: c(ball=Ball(2, torch.ones(4))), "one eps tensor"
         yield name, lambda c=call: c(ball=Ball(2, -1)), "eps ≥ 0 -1"
     yield "danskin.ddd", lambda: danskin.ddd(cube, g, parts=0), "parts ≥ 1 0"
     for m in (1, 2):
@@ -758,7 +758,7 @@ def table():
     yield "threat.Ball", lambda: Ball(2, INF), "eps finite inf"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([0.1, -0.1])), "eps ≥ 0"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([0.1, NAN])), "eps finite"
-    yield "threat.Ball", lambda: Ball(2, torch.ones(3, 1)), "eps one per sample"
+    yield "threat.Ball", lambda: Ball(2, torch.tensor([[0.1, NAN]])), "eps one per entry nan"
     yield "threat.Ball", lambda: Ball(2, 0.1, (1, 0)), "box lo < hi (1, 0)"
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, 0)), "box lo < hi"
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, NAN)), "box lo < hi nan"
@@ -917,6 +917,13 @@ def table():
     three = Ball(INF, torch.full((3,), 0.1))
     yield "threat.Ball.radii", lambda: three.radii(x), "eps 3 entries 4 samples"
     yield "linear.margins", lambda: linear.margins(W, B, x, labels, three), "eps 3 entries 4 samples"
+    for shape in ((4, 3), (3, 2), (1, 1, 2), (1, 0)):
+        each = Ball(2, torch.full(shape, 0.1))
+        words = f"eps {shape} batch (4, 2)"
+        yield "threat.Ball.project", lambda b=each: b.project(x), words
+        yield "linear.margins", lambda b=each: linear.margins(W, B, x, labels, b), words
+        attack = partial(evaluation.survivors, net, x, labels, attacks=[attacks.fgsm])
+        yield "evaluation.survivors", lambda b=each, a=attack: a(ball=b), words
     far = torch.ones_like(x)
     far[0] = 0
     yield (
@@ -1065,6 +1072,7 @@ HARMLESS = {
     "models.imagenet",  # takes nothing; offline it raises what tests/test_models.py expects
     "optimisers.Optimiser",
     "plots.use_style",
+    "projections.fill_ellipsoid",
     "projections.fill_largest_first",  # Ball has looked at what they are given
     "projections.fill_sphere",
     "projections.furthest",

@@ -19,7 +19,10 @@ from strategies import (
     entries,
     inputs,
     network_case,
+    on_patch,
     orders,
+    problem,
+    scaled,
     seeded,
     seeds,
 )
@@ -487,6 +490,37 @@ def test_every_sample_is_bounded_by_itself_and_by_its_own_radius(kind, seed, p, 
             for a, b in zip(found, layers, strict=True):
                 torch.testing.assert_close(a.lower, b.lower[i : i + 1], rtol=NEAR, atol=NEAR)
                 torch.testing.assert_close(a.upper, b.upper[i : i + 1], rtol=NEAR, atol=NEAR)
+
+
+def assert_same_bounds(one, other):
+    """The same margins and layers, by every method that takes this p."""
+    for method in bounds.METHODS if one[-1].p == math.inf else ANY_BALL:
+        a, b = (bounds.margins(*inputs, method, jobs=1) for inputs in (one, other))
+        torch.testing.assert_close(a, b, rtol=NEAR, atol=NEAR)
+        a, b = (
+            bounds.pre_activations(model, x, ball, method, jobs=1) for model, x, _, ball in (one, other)
+        )
+        for here, there in zip(a, b, strict=True):
+            torch.testing.assert_close(here.lower, there.lower, rtol=NEAR, atol=NEAR)
+            torch.testing.assert_close(here.upper, there.upper, rtol=NEAR, atol=NEAR)
+
+
+@settings(max_examples=10)
+@given(seeds, orders, st.sampled_from([(), (6,), (5, 4)]))
+def test_a_radius_for_each_entry_is_one_radius_for_inputs_in_other_units(seed, p, hidden):
+    model, x, y, _ = problem(seed, (2, 3), 3, box=None, hidden=hidden, scale=2)
+    c = 4 ** (2 * torch.rand((1, 2, 3), generator=seeded(seed), dtype=torch.float64) - 1)
+    there = scaled(model, c), x / c, y, Ball(p, 0.3)
+    assert_same_bounds((model, x, y, Ball(p, 0.3 * c)), there)
+
+
+@settings(max_examples=10)
+@given(seeds, orders, boxes, st.sampled_from([(), (6,), (5, 4)]))
+def test_a_patch_is_a_network_that_sees_nothing_else(seed, p, box, hidden):
+    model, x, y, _ = problem(seed, (2, 3), 1, box=box, hidden=hidden, scale=2)
+    free = torch.tensor([[[1, 1, 0], [0, 1, 0]]], dtype=torch.bool)
+    there = on_patch(model, x, free), x[free][None], y, Ball(p, 0.3, box)
+    assert_same_bounds((model, x, y, Ball(p, 0.3 * free, box)), there)
 
 
 BUDGETS, SPLIT = (1, 30, 200), ("deep mlp", "dilated, in groups", "linear")

@@ -321,6 +321,20 @@ def test_the_radius_of_the_ball_itself_is_not_used_and_no_radii_give_no_points()
     assert robust_accuracy_curve(model, x, y, Ball(2, 0.1), [PGD], []) == []
 
 
+def test_where_each_entry_has_a_radius_the_curve_scales_all_of_them():
+    model, x, y, _ = case()
+    mask = torch.rand((60, 8), generator=seeded(0)) * (torch.rand((60, 8), generator=seeded(1)) < 0.5)
+    mask[3] = 0
+    radii = [0.0, 0.1, 0.5]
+    curve = robust_accuracy_curve(model, x, y, Ball(math.inf, 7 * mask, BOX), [PGD], radii)
+    share = mask / mask.amax(1, keepdim=True).clamp(min=1e-9)
+    alone = [robust_accuracy(model, x, y, Ball(math.inf, eps * share, BOX), [PGD]) for eps in radii]
+    assert curve == alone
+    assert curve[0].count > curve[-1].count
+    free = robust_accuracy_curve(model, x, y, Ball(math.inf, 1.0, BOX), [PGD], radii)
+    assert free[-1].count < curve[-1].count
+
+
 # ---- the loss along lines and planes ----
 
 

@@ -18,6 +18,7 @@ from strategies import (
     layers_of,
     minimum_by_patterns,
     network,
+    on_patch,
     problem,
     seeded,
     seeds,
@@ -255,6 +256,40 @@ def test_the_same_limit_gives_the_same_answer_twice_and_on_several_threads(metho
     for again in runs[1:]:
         for field in fields(again):
             assert torch.equal(getattr(runs[0], field.name), getattr(again, field.name))
+
+
+@each_solver
+def test_a_patch_is_a_network_that_sees_nothing_else(method):
+    model, x, y, _ = problem(1, (2, 3), 1, hidden=(6, 5), scale=3)
+    model.requires_grad_(False)
+    free = torch.tensor([[[1, 1, 0], [0, 1, 0]]], dtype=torch.bool)
+    ball = Ball(math.inf, 0.3 * free, BOX)
+    found = exact.margins(model, x, y, ball, method=method)
+    alone = exact.margins(
+        on_patch(model, x, free), x[free][None], y, Ball(math.inf, 0.3, BOX), method=method
+    )
+    assert found.closed.all()
+    torch.testing.assert_close(found.margins, alone.margins, rtol=MIP, atol=MIP)
+    assert (found.delta[..., ~free[0]] == 0).all()
+    assert all(ball.contains(delta, x).all() for delta in found.delta.unbind(1))
+
+
+def test_with_a_radius_for_each_pixel_bounds_lie_below_the_minimum_attacks_above_and_words_are_right():
+    model, x, y, _ = problem(2, (2, 4), 12, hidden=(8, 6), scale=2)
+    model.requires_grad_(False)
+    y = model(x).argmax(1)
+    mask = (torch.rand(x.shape, generator=seeded(3), dtype=torch.float64) - 0.4).clamp(min=0)
+    ball = Ball(math.inf, mask, BOX)
+    least = exact.margins(model, x, y, ball)
+    for method in bounds.METHODS:
+        assert (bounds.margins(model, x, y, ball, method) <= least.attained + 1e-6).all()
+    for attack in (attacks.pgd, attacks.apgd, attacks.square):
+        delta = attack(model, x, y, ball)
+        assert (differences(model(x + delta), y) >= least.margins - ROUNDING).all()
+    words = exact.certify(model, x, y, ball)
+    assert 0 < words.are("broken").sum() < len(x)
+    assert torch.equal(words.are("robust"), least.margins.amin(1) > TOLERANCE)
+    assert ball.contains(words.delta, x).all()
 
 
 def test_closed_means_known_up_to_the_tolerance():

@@ -720,3 +720,178 @@ def test_a_gpu_gives_what_the_cpu_gives(p, dtype, box):
     drawn = ball.sample(x.cuda())
     assert ball.contains(drawn, x.cuda()).all()
     assert torch.equal(drawn, ball.sample(x.cuda(), torch.Generator("cuda").manual_seed(0)))
+
+
+# ---- an ε for each entry ----
+
+
+@st.composite
+def shaped(draw, spreads=(0, 1, 6), **options):
+    """A case in which entries have radii up to a factor of 10^(2·spread) apart, a quarter of them 0.
+
+    The tensor is one for all samples or has one for each; the last sample may have no radius at all.
+    """
+    case, seed, spread = draw(cases(**options)), draw(seeds), draw(st.sampled_from(spreads))
+    first = draw(st.sampled_from((1, len(case.v))))
+    u = torch.rand((3, first, *case.v.shape[1:]), generator=seeded(seed), dtype=torch.float64)
+    eps = draw(st.sampled_from((0.1, 3.0))) * 10 ** (spread * (2 * u[0] - 1)) * (u[1] > 0.25)
+    eps[-1] *= draw(st.sampled_from((0, 1, 1)))
+    return case._replace(ball=Ball(case.ball.p, eps.to(case.v.dtype), case.ball.box))
+
+
+def each_eps(case):
+    """ε of every entry, (n, d), in float64."""
+    return case.ball.eps.double().expand(case.v.shape).flatten(1)
+
+
+def in_u(case, delta):
+    """δ / ε, and 0 where both are: (n, d), in float64."""
+    eps = each_eps(case)
+    return torch.where(eps > 0, rows(delta) / eps.where(eps > 0, 1), rows(delta).sign() * math.inf)
+
+
+def assert_within(case, delta):
+    """‖δ / ε‖_p ≤ 1 up to rounding, δ = 0 where ε is, and x + δ in the box with no tolerance at all."""
+    assert delta.shape == case.v.shape
+    assert delta.dtype == case.v.dtype
+    u = torch.nan_to_num(in_u(case, delta), posinf=math.inf)
+    assert (vector_norm(u, ord=case.ball.p, dim=1) <= 1 + tolerance(delta)).all()
+    assert (rows(delta)[each_eps(case) == 0] == 0).all()
+    if case.x is not None:
+        assert (case.x + delta >= 0).all()
+        assert (case.x + delta <= 1).all()
+    assert case.ball.contains(delta, case.x).all()
+
+
+@many_rows
+@given(shaped())
+def test_with_a_radius_for_each_entry_maximisers_projections_samples_and_steps_are_allowed(case):
+    x = case.v if case.x is None else case.x
+    start = case.ball.sample(x)
+    step = case.ball.region(x).step(start.flatten(1), case.v.flatten(1), case.ball.radii(x)[:, None])
+    for delta in (
+        case.ball.argmax(case.v, case.x),
+        case.ball.project(case.v, case.x),
+        start,
+        step.view_as(x),
+    ):
+        assert_within(case, delta)
+
+
+@many_rows
+@given(shaped())
+def test_with_a_radius_for_each_entry_the_maximum_is_reached_and_without_a_box_the_norm_of_eps_w(case):
+    w, delta = rows(case.v), rows(case.ball.argmax(case.v, case.x))
+    support = case.ball.support(case.v, case.x).double()
+    assert ((support - (w * delta).sum(1)).abs() <= tolerance(case.v) * (w * delta).abs().sum(1)).all()
+    free = vector_norm(each_eps(case) * w, ord=case.ball.dual_order, dim=1)
+    assert (support <= free * (1 + tolerance(case.v))).all()
+    if case.x is None:
+        torch.testing.assert_close(support, free, rtol=tolerance(case.v), atol=0)
+
+
+@many_rows
+@given(shaped())
+def test_with_a_radius_for_each_entry_the_projection_is_nearest(case):
+    """No allowed z lies ahead of the projection, not even the one that is farthest ahead."""
+    nearest = case.ball.project(case.v, case.x)
+    residual = rows(case.v) - rows(nearest)
+    z = rows(case.ball.argmax(residual.to(case.v.dtype).reshape(case.v.shape), case.x))
+    ahead = (residual * (z - rows(nearest))).sum(1)
+    size = rows(nearest).norm(dim=1)
+    rounding = size * (residual.norm(dim=1) + z.norm(dim=1) + size)
+    assert (ahead <= tolerance(case.v) * rounding).all()
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+def test_with_a_radius_for_each_entry_a_solver_finds_the_same_maximum_and_the_same_projection(p, box):
+    for seed in range(4):
+        v, x = entries((1, 6), seed, "plain"), inputs((1, 6), seed) if box else None
+        eps = 10 ** (2 * torch.rand((1, 6), generator=seeded(seed), dtype=torch.float64) - 1.5)
+        eps[0, seed] = 0
+        ball, u = Ball(p, eps, box), cp.Variable(6)
+        delta = cp.multiply(eps[0].numpy(), u)
+        allowed = [cp.norm(u, p) <= 1]
+        allowed += [x[0].numpy() + delta >= 0, x[0].numpy() + delta <= 1] if box else []
+        most = cp.Problem(cp.Maximize(v[0].numpy() @ delta), allowed).solve(solver=cp.CLARABEL)
+        assert ball.support(v, x).item() == pytest.approx(most, rel=1e-6)
+        distance = cp.sum_squares(delta - v[0].numpy())
+        cp.Problem(cp.Minimize(distance), allowed).solve(solver=cp.CLARABEL)
+        torch.testing.assert_close(
+            ball.project(v, x)[0], torch.from_numpy(delta.value), rtol=1e-4, atol=1e-4
+        )
+
+
+@many_rows
+@given(cases(), seeds)
+def test_one_radius_written_out_for_each_entry_is_that_radius(case, seed):
+    x, case_x = case.v if case.x is None else case.x, case.x
+    eps = case.eps().to(case.v.dtype).view(-1, *[1] * (case.v.ndim - 1))
+    flat, start = Ball(case.ball.p, eps.expand(case.v.shape), case.ball.box), case.ball.sample(x)
+    assert torch.equal(flat.argmax(case.v, case_x), case.ball.argmax(case.v, case_x))
+    assert torch.equal(flat.sample(x), start)
+    assert torch.equal(flat.radii(x), case.ball.radii(x))
+    at = [b.region(x).step(start.flatten(1), case.v.flatten(1), 0.2) for b in (flat, case.ball)]
+    assert torch.equal(*at)
+    assert_same(flat.project(case.v, case_x), case.ball.project(case.v, case_x))
+    torch.testing.assert_close(
+        flat.support(case.v, case_x),
+        case.ball.support(case.v, case_x),
+        rtol=tolerance(case.v),
+        atol=0,
+    )
+
+
+@many_rows
+@given(shaped(), st.sampled_from((1.001, 10.0)))
+def test_a_point_outside_a_ball_with_a_radius_for_each_entry_is_not_contained(case, factor):
+    edge = Ball(case.ball.p, case.ball.eps).argmax(case.v)
+    moves = edge.flatten(1).any(1)
+    assert not case.ball.contains(factor * edge)[moves].any()
+    fixed = (each_eps(case) == 0).view(case.v.shape).to(case.v)
+    tiny = torch.finfo(case.v.dtype).tiny
+    assert torch.equal(case.ball.contains(tiny * fixed), ~fixed.flatten(1).any(1))
+
+
+@many_rows
+@given(shaped(boxes=(None,), kinds=("plain", "ties")), st.sampled_from((0.1, 1.0)))
+def test_with_a_radius_for_each_entry_a_maximiser_stays_where_it_is_and_a_step_is_the_longest(
+    case, part
+):
+    """From 0 a step of part of the radius goes to the maximiser of a ball that is as much smaller."""
+    best, region = case.ball.argmax(case.v), case.ball.region(case.v)
+    alpha = part * case.ball.radii(case.v)[:, None]
+    stays = region.step(best.flatten(1), case.v.flatten(1), alpha)
+    gain = (rows(case.v) * rows(stays)).sum(1)
+    most = case.ball.support(case.v).double()
+    assert (gain >= most * (1 - tolerance(case.v))).all()
+    first = region.step(torch.zeros_like(stays), case.v.flatten(1), alpha)
+    gain = (rows(case.v) * rows(first)).sum(1)
+    torch.testing.assert_close(gain, part * most, rtol=tolerance(case.v), atol=0)
+
+
+def test_a_radius_for_each_channel_is_that_radius_for_each_of_its_pixels():
+    v, channels = (
+        entries((4, 3, 2, 2), 0, "plain"),
+        torch.tensor([0.1, 0, 0.3]).double().view(1, 3, 1, 1),
+    )
+    for p in ORDERS:
+        short, long = Ball(p, channels), Ball(p, channels.expand(4, 3, 2, 2).clone())
+        assert torch.equal(short.project(v), long.project(v))
+        assert torch.equal(short.support(v), long.support(v))
+        assert (short.project(v)[:, 1] == 0).all()
+
+
+@many_rows
+@given(shaped())
+def test_the_ball_and_the_region_of_some_samples_keep_the_radii_of_their_entries(case):
+    part = torch.arange(len(case.v))[::2]
+    x = case.v if case.x is None else case.x
+    some, whole = case.ball.subset(part), case.ball.project(case.v, case.x)
+    assert some.per_sample == (case.ball.per_sample and len(part) > 1)
+    assert torch.equal(some.project(case.v[part], None if case.x is None else x[part]), whole[part])
+    region = case.ball.region(x)
+    assert torch.equal(
+        region[part].project(case.v.flatten(1)[part]), region.project(case.v.flatten(1))[part]
+    )

@@ -151,6 +151,22 @@ def test_a_network_learns_the_digits(digits):
     assert (model(digits.x_test).argmax(1) == digits.y_test).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_one_step_from_a_random_point_moves_only_the_pixels_of_the_mask(p):
+    seen, mask = [], torch.tensor([[0.3, 0, 0.1, 0]])
+
+    def model(at):
+        seen.append(at.detach())
+        return at[:, :2] * 2
+
+    x, y = torch.full((5, 4), 0.5), torch.zeros(5, dtype=torch.int64)
+    training.fast(Ball(p, mask, (0, 1)), seeded(0))(model, x, y)
+    delta = seen[-1] - x
+    assert Ball(p, 1.00001 * mask, (0, 1)).contains(delta, x).all()
+    assert (delta[:, [1, 3]] == 0).all()
+    assert delta[:, 0].all()
+
+
 # ---- what stands for the inner maximum ----
 
 PGD = partial(attacks.pgd, steps=5, keep="last")

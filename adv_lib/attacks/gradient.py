@@ -79,7 +79,8 @@ def pgd(
     δ ← P(δ + v), where v maximises ⟨∇_x ℓ(x + δ, y), v⟩ over ‖v‖_p ≤ α without leaving the box, and
     P projects onto Δ(x) (`threat.Region.step`).
 
-    step_size: α > 0 in the units of ε; None means 2.5 ε / steps.
+    step_size: α > 0 in the units of ε; None means 2.5 ε / steps. If each entry has its own ε, α goes
+               with the largest of the sample, and an entry that may move half as far steps half as far.
     restarts:  how many starts: the first at `start`, the others at random points of Δ(x).
     start:     a point of Δ(x), like x; None means δ = 0.
     keep:      what to return for each sample: its "best" iterate of the whole run, the one with the
