@@ -70,6 +70,7 @@ class Affine:
         """W h + b.  h: (n, *shape_in) or flat.  Returns (n, *shape_out)."""
         return self.times(self.weight, h) + self._image()
 
+    @in_its_own_type
     def times(self, weight: Tensor, h: Tensor) -> Tensor:
         """W h, or with another weight of the same shape, such as |W|, that times h.
 
@@ -84,6 +85,7 @@ class Affine:
         """The same piece, through which no gradient flows."""
         return replace(self, weight=self.weight.detach(), bias=self.bias.detach())
 
+    @in_its_own_type
     def transposed(self, nu: Tensor) -> Tensor:
         """Wᵀν, which sends a vector of outputs back to the inputs.
 
@@ -98,6 +100,7 @@ class Affine:
         whole = F.pad(whole, (0, max(0, missing[1]), 0, max(0, missing[0])))
         return whole[:, :, top : top + height, left : left + width]
 
+    @in_its_own_type
     def offset(self, nu: Tensor) -> Tensor:
         """νᵀb: what the offset adds to νᵀ(W h + b).  nu: (n, *shape_out).  Returns (n,)."""
         nu = nu.reshape(len(nu), *self.shape_out)
@@ -176,20 +179,23 @@ def affine_pieces(
     return pieces
 
 
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _leaves(layer: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The layers in the order in which they run, by name."""
-    for name, layer in model.named_modules(remove_duplicate=False):
-        for what, found in (
-            ("forward hook", layer._forward_hooks or layer._forward_pre_hooks or any(FOR_ALL_LAYERS)),
-            ("forward of its own", "forward" in vars(layer)),
-            ("__call__ of its own", type(layer).__call__ is not nn.Module.__call__),
-        ):
-            if found:
-                raise ValueError(
-                    f"expected layers that do what their weights say, got a {what} in {name!r}: {layer}"
-                )
-        if type(layer).forward is not nn.Sequential.forward:
-            yield name, layer
+    for what, found in (
+        ("forward hook", layer._forward_hooks or layer._forward_pre_hooks or any(FOR_ALL_LAYERS)),
+        ("forward of its own", "forward" in vars(layer)),
+        ("__call__ of its own", type(layer).__call__ is not nn.Module.__call__),
+    ):
+        if found:
+            raise ValueError(
+                "expected layers that do what their weights say, "
+                f"got a {what} on layer {name!r}: {layer}"
+            )
+    if type(layer).forward is nn.Sequential.forward:
+        for key, child in layer._modules.items():
+            yield from _leaves(child, f"{name}.{key}" if name else key)
+    else:
+        yield name, layer
 
 
 def _example(model: nn.Module) -> Tensor:
