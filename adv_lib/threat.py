@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from . import projections
+from ._precision import in_its_own_type
 
 DUAL_ORDER = {1: math.inf, 2: 2, math.inf: 1}  # 1/p + 1/q = 1
 TOLERANCE_ULP = 8
@@ -204,6 +205,7 @@ class Region:
         """The region of some of the samples, given by a mask or by their numbers."""
         return Region(self.p, self.eps[rows], self.low[rows], self.high[rows])
 
+    @in_its_own_type
     def support(self, w: Tensor) -> Tensor:
         """max ⟨w, δ⟩ over δ ∈ Δ(x), for r vectors w a sample; see `Ball.support`.
 
