@@ -1,7 +1,8 @@
 """A ReLU network as affine pieces: a = W h + b, with h = max(a, 0) between them.
 
-Networks are `nn.Sequential`s of Linear, Conv2d, Flatten and ReLU. a is the pre-activation of a hidden
-unit, h its activation. A bound needs to know no more of a network than this.
+Networks are `nn.Sequential`s of Linear, Conv2d, Flatten and ReLU, and of what is affine once the network
+is in eval mode: BatchNorm, average pooling, `models.Normalise`, Dropout, Identity. a is the
+pre-activation of a hidden unit, h its activation. A bound needs to know no more of a network than this.
 """
 
 from __future__ import annotations
@@ -10,17 +11,37 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module
+
+from ._precision import in_its_own_type
+from .models import Normalise, evaluating
+
+ACCEPTED = (
+    "a Sequential of Linear, Conv2d, BatchNorm1d and 2d, AvgPool2d, AdaptiveAvgPool2d, "
+    "models.Normalise, Flatten (of all axes but the first), ReLU, Dropout and Identity"
+)
+DROPOUTS = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+NOTHING = {layer.forward for layer in (nn.Identity, *DROPOUTS)}  # what they do in eval mode
+FOR_ALL_LAYERS = (module._global_forward_hooks, module._global_forward_pre_hooks)
 
 
 class Bounds(NamedTuple):
     """lower ≤ a ≤ upper for every unit of a layer: (n, *shape) each, in the layer's own shape.
 
-    (Flat, where affine layers were multiplied into one piece.)
+    (Flat, where affine layers were multiplied into one matrix.)
     """
 
     lower: Tensor
@@ -29,10 +50,14 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """One affine piece of a network: a = W h + b, for a Linear or a Conv2d.
+    """One affine piece of a network: a = W h + b.
 
-    weight, bias: the layer's own, so gradients flow to them.  shape_in, shape_out: of one sample.
-    conv: stride, padding, dilation and groups of a Conv2d; None for a Linear.
+    weight: (out, in) of a Linear, (C, in/groups, height, width) of a Conv2d. In any other shape, (d,),
+            (C, 1, 1) or (), it multiplies entry by entry, as BatchNorm does.
+    bias: (out,) of a Linear, (C,) or shape_out otherwise.
+    Both are the layer's own or made of them, so gradients flow.
+    shape_in, shape_out: of one sample.
+    conv: stride, padding, dilation and groups of a Conv2d; None for any other.
     """
 
     weight: Tensor
@@ -43,22 +68,24 @@ class Affine:
 
     def __call__(self, h: Tensor) -> Tensor:
         """W h + b.  h: (n, *shape_in) or flat.  Returns (n, *shape_out)."""
-        return self.times(self.weight, h) + (
-            self.bias if self.conv is None else self.bias[:, None, None]
-        )
+        return self.times(self.weight, h) + self._image()
 
+    @in_its_own_type
     def times(self, weight: Tensor, h: Tensor) -> Tensor:
         """W h, or with another weight of the same shape, such as |W|, that times h.
 
         h: (n, *shape_in).  Returns (n, *shape_out).
         """
         h = h.reshape(len(h), *self.shape_in)
-        return F.linear(h, weight) if self.conv is None else F.conv2d(h, weight, **self.conv)
+        if self.conv is not None:
+            return F.conv2d(h, weight, **self.conv)
+        return F.linear(h, weight) if weight.ndim == 2 else h * weight
 
     def detach(self) -> Affine:
         """The same piece, through which no gradient flows."""
         return replace(self, weight=self.weight.detach(), bias=self.bias.detach())
 
+    @in_its_own_type
     def transposed(self, nu: Tensor) -> Tensor:
         """Wᵀν, which sends a vector of outputs back to the inputs.
 
@@ -66,17 +93,24 @@ class Affine:
         """
         nu = nu.reshape(len(nu), *self.shape_out)
         if self.conv is None:
-            return F.linear(nu, self.weight.T)
+            return F.linear(nu, self.weight.T) if self.weight.ndim == 2 else nu * self.weight
         whole = F.conv_transpose2d(nu, self.weight, **self.conv | {"padding": 0})
         (top, left), (_, height, width) = self._padding(), self.shape_in
         missing = top + height - whole.shape[2], left + width - whole.shape[3]  # what strides skip
         whole = F.pad(whole, (0, max(0, missing[1]), 0, max(0, missing[0])))
         return whole[:, :, top : top + height, left : left + width]
 
+    @in_its_own_type
     def offset(self, nu: Tensor) -> Tensor:
         """νᵀb: what the offset adds to νᵀ(W h + b).  nu: (n, *shape_out).  Returns (n,)."""
         nu = nu.reshape(len(nu), *self.shape_out)
-        return (nu if self.conv is None else nu.flatten(2).sum(2)) @ self.bias
+        if self.bias.ndim == 1 < nu.ndim - 1:
+            return nu.flatten(2).sum(2) @ self.bias
+        return nu.flatten(1) @ self.bias.flatten()
+
+    def _image(self) -> Tensor:
+        """b in a shape that can be added to (n, *shape_out)."""
+        return self.bias[:, None, None] if self.bias.ndim == 1 < len(self.shape_out) else self.bias
 
     def _padding(self) -> Sequence[int]:
         """How many zeros a convolution puts above an image and to its left."""
@@ -85,8 +119,12 @@ class Affine:
             return 0, 0
         if padding != "same":
             return padding
+        return [reach // 2 for reach in self._reach()]
+
+    def _reach(self) -> Sequence[int]:
+        """How far apart the first and the last entry are that a convolution sees at once."""
         size = zip(self.conv["dilation"], self.weight.shape[2:], strict=True)
-        return [dilation * (kernel - 1) // 2 for dilation, kernel in size]
+        return [dilation * (kernel - 1) for dilation, kernel in size]
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """W and b written out: (out, in) and (out,). A Conv2d is a matrix too, mostly of zeros."""
@@ -95,76 +133,258 @@ class Affine:
         return self.times(self.weight, one).flatten(1).T, self(zero).flatten()
 
 
+@in_its_own_type
 def affine_pieces(
     model: nn.Sequential, shape: Sequence[int], dtype: torch.dtype | None = None
 ) -> list[Affine]:
-    """The network as affine pieces, with a ReLU after each but the last.
+    """The network in eval mode as affine pieces, with a ReLU after each but the last.
 
+    BatchNorm is what its running statistics make of it, Dropout nothing, average pooling a convolution.
     shape: of one sample, such as (1, 28, 28).  dtype: to convert the weights to; None keeps theirs.
     Sequentials may be nested. Affine layers without a ReLU between them are multiplied into one piece;
     where a ReLU has none before it, or the last has none after it, that piece is the identity.
     Raises ValueError that names the layer for any other kind, for one that does not fit what comes to
-    it, and for weights that are not finite.
+    it, for weights that are not finite, for BatchNorm without running statistics, and for what lets a
+    call differ from the weights: a forward hook (`torch.nn.utils.weight_norm` is one, its successor in
+    `parametrizations` is not), a forward of its own, another __call__. In the end, the pieces and the
+    model must agree at two points.
     """
-    shape = tuple(shape)
-    groups: list[tuple[tuple[int, ...], list[Affine]]] = [(shape, [])]  # between one ReLU and the next
-    for name, layer in _leaves(model):
-        forward = type(layer).forward  # a subclass may do something else
-        if forward is nn.Flatten.forward and layer.start_dim == 1 and layer.end_dim in (-1, len(shape)):
-            shape = (math.prod(shape),)
-        elif forward is nn.ReLU.forward:
-            groups.append((shape, []))
-        elif forward in (nn.Linear.forward, nn.Conv2d.forward):
-            piece = _affine(name, layer, shape, dtype)
-            groups[-1][1].append(piece)
-            shape = piece.shape_out
-        else:
-            raise ValueError(
-                "expected a Sequential of Linear, Conv2d, Flatten (of all axes but the first) and ReLU, "
-                f"got layer {name!r}: {layer}"
-            )
-    like = next((p.detach() for p in model.parameters()), torch.empty(0)).to(dtype)
-    return [reduce(_product, pieces or [_identity(width, like)]) for width, pieces in groups]
-
-
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers in the order in which they run, by name."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected an nn.Sequential, got {type(model).__name__}")
-    for name, layer in model.named_modules(remove_duplicate=False):
-        if type(layer).forward is not nn.Sequential.forward:
-            yield name, layer
+    own, first = _example(model), tuple(shape)
+    like, shape = own.to(dtype), first
+    groups: list[tuple[tuple[int, ...], list[Affine]]] = [(shape, [])]  # between one ReLU and the next
+    with evaluating(model):
+        for name, layer in _leaves(model):
+            forward = type(layer).forward  # a subclass may do something else
+            if (
+                forward is nn.Flatten.forward
+                and layer.start_dim == 1
+                and layer.end_dim in (-1, len(shape))
+            ):
+                shape = (math.prod(shape),)
+            elif forward is nn.ReLU.forward:
+                groups.append((shape, []))
+            elif forward in PIECES:
+                piece = _affine(name, layer, shape, like)
+                groups[-1][1].append(piece)
+                shape = piece.shape_out
+            elif forward not in NOTHING:
+                raise ValueError(f"expected {ACCEPTED}, got layer {name!r}: {layer}")
+        pieces = [
+            reduce(_product, reversed(group)) if group else _identity(size, like)
+            for size, group in groups
+        ]
+        _check_agreement(model, pieces, own.new_empty(2, *first))
+    return pieces
 
 
-def _affine(name: str, layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None) -> Affine:
-    weight, bias, conv = layer.weight.to(dtype), layer.bias, None
-    bias = weight.new_zeros(len(weight)) if bias is None else bias.to(dtype)
-    if isinstance(layer, nn.Conv2d):
-        conv = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
-        fits = len(shape) == 3 and shape[0] == layer.in_channels and layer.padding_mode == "zeros"
+def _leaves(layer: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers in the order in which they run, by name."""
+    for what, found in (
+        ("forward hook", layer._forward_hooks or layer._forward_pre_hooks or any(FOR_ALL_LAYERS)),
+        ("forward of its own", "forward" in vars(layer)),
+        ("__call__ of its own", type(layer).__call__ is not nn.Module.__call__),
+    ):
+        if found:
+            raise ValueError(
+                "expected layers that do what their weights say, "
+                f"got a {what} on layer {name!r}: {layer}"
+            )
+    if type(layer).forward is nn.Sequential.forward:
+        for key, child in layer._modules.items():
+            yield from _leaves(child, f"{name}.{key}" if name else key)
     else:
-        fits = shape == (layer.in_features,)
-    misfit = f"expected layer {name!r} to fit a sample of shape {shape}, got {layer}"
-    if not fits:
-        raise ValueError(misfit)
-    if not (weight.isfinite().all() and bias.isfinite().all()):
+        yield name, layer
+
+
+def _example(model: nn.Module) -> Tensor:
+    """A tensor of the model's type and on its device."""
+    weights = (getattr(layer, "weight", None) for layer in model.modules())  # of a `Stack`'s members
+    tensors = filter(torch.is_tensor, chain(model.parameters(), weights, model.buffers()))
+    return next((t.detach() for t in tensors if t.is_floating_point()), torch.empty(0))
+
+
+def _check_agreement(model: nn.Module, pieces: Sequence[Affine], like: Tensor) -> None:
+    """Raise ValueError unless pieces and model agree, up to rounding, at two points like these."""
+    points = torch.arange(like.numel(), dtype=like.dtype, device=like.device).cos().view_as(like)
+    mine = pieces[0].weight
+    eps = max(torch.finfo(like.dtype).eps, torch.finfo(mine.dtype).eps)
+    with torch.no_grad():
+        z, h = model(points).to(mine).flatten(1), points.to(mine)
+        for piece in pieces[:-1]:
+            h = piece(h).relu()
+        h = pieces[-1](h).flatten(1)
+        apart = (h - z).abs() if h.shape == z.shape else h + math.inf
+        if bool((apart <= math.sqrt(eps) * h.abs().max()).all()):
+            return
+        size = points.to(mine).abs()  # of the terms that may have cancelled
+        for piece in pieces:
+            size = piece.times(piece.weight.abs(), size) + piece._image().abs()
+        if bool((~(apart <= 16 * eps * size.flatten(1)) & h.isfinite()).any()):
+            raise ValueError(
+                "expected a model that does what its layers say, got one whose logits are "
+                f"{apart.max():.3g} away from that: {model}"
+            )
+
+
+# ---- layer by layer: a piece of the type of `like`, or None if the layer does not fit the shape ----
+
+
+def _affine(name: str, layer: nn.Module, shape: tuple[int, ...], like: Tensor) -> Affine:
+    try:
+        piece = PIECES[type(layer).forward](layer, shape, like)
+    except ValueError as error:
+        raise ValueError(f"expected {error}, got layer {name!r}: {layer}") from error
+    if piece is None:
+        raise ValueError(f"expected layer {name!r} to fit a sample of shape {shape}, got {layer}")
+    if not (piece.weight.isfinite().all() and piece.bias.isfinite().all()):
         raise ValueError(f"expected finite weights, got NaN or infinity in layer {name!r}: {layer}")
+    return piece
+
+
+def _linear(layer: nn.Linear, shape: tuple[int, ...], like: Tensor) -> Affine | None:
+    weight, bias = _weights(layer, like)
+    return Affine(weight, bias, shape, (len(weight),)) if shape == (layer.in_features,) else None
+
+
+def _convolution(layer: nn.Conv2d, shape: tuple[int, ...], like: Tensor) -> Affine | None:
+    conv = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
+    fits = len(shape) == 3 and shape[0] == layer.in_channels and layer.padding_mode == "zeros"
+    return _sized(*_weights(layer, like), shape, conv) if fits else None
+
+
+def _average(layer: nn.AvgPool2d, shape: tuple[int, ...], like: Tensor) -> Affine | None:
+    """A convolution of every channel by itself."""
+    if len(shape) != 3:
+        return None
+    kernel, stride, padding = map(_pair, (layer.kernel_size, layer.stride, layer.padding))
+    if layer.ceil_mode or (any(padding) and not layer.count_include_pad):
+        raise ValueError("average pooling without ceil_mode that counts what it pads")
+    weight = like.new_full((shape[0], 1, *kernel), 1 / (layer.divisor_override or math.prod(kernel)))
+    conv = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": shape[0]}
+    return _sized(weight, like.new_zeros(shape[0]), shape, conv)
+
+
+def _adaptive(layer: nn.AdaptiveAvgPool2d, shape: tuple[int, ...], like: Tensor) -> Affine | None:
+    if len(shape) != 3:
+        return None
+    size = [out or whole for out, whole in zip(_pair(layer.output_size), shape[1:], strict=True)]
+    if any(whole % out for out, whole in zip(size, shape[1:], strict=True)):
+        raise ValueError(f"an output size that divides {shape[1:]}")
+    kernel = tuple(whole // out for out, whole in zip(size, shape[1:], strict=True))
+    return _average(nn.AvgPool2d(kernel), shape, like)
+
+
+def _batch_norm(layer: nn.BatchNorm1d, shape: tuple[int, ...], like: Tensor) -> Affine | None:
+    if layer.running_mean is None or layer.running_var is None:
+        raise ValueError("running statistics, without which a batch decides about each of its samples")
+    if len(shape) != (1 if isinstance(layer, nn.BatchNorm1d) else 3) or shape[0] != layer.num_features:
+        return None
+    deviation = (layer.running_var.to(like) + layer.eps).sqrt()
+    return _entrywise(layer.running_mean, deviation, layer.weight, layer.bias, shape)
+
+
+def _normalise(layer: Normalise, shape: tuple[int, ...], like: Tensor) -> Affine | None:
+    mean, std = (v.to(like).flatten() for v in (layer.mean, layer.std))
+    fits = len(shape) == 3 and {len(mean), len(std)} <= {1, shape[0]}
+    return _entrywise(mean.expand(shape[0]), std.expand(shape[0]), None, None, shape) if fits else None
+
+
+PIECES = {
+    nn.Linear.forward: _linear,
+    nn.Conv2d.forward: _convolution,
+    nn.AvgPool2d.forward: _average,
+    nn.AdaptiveAvgPool2d.forward: _adaptive,
+    nn.BatchNorm2d.forward: _batch_norm,  # BatchNorm1d has the same one
+    Normalise.forward: _normalise,
+}
+
+
+def _weights(layer: nn.Linear | nn.Conv2d, like: Tensor) -> tuple[Tensor, Tensor]:
+    weight, bias = layer.weight.to(like.dtype), layer.bias
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias.to(like.dtype)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value, value)
+
+
+def _sized(weight: Tensor, bias: Tensor, shape: tuple[int, ...], conv: dict) -> Affine | None:
+    """A convolution, the shape of whose output PyTorch finds."""
     piece = Affine(weight, bias, shape, (), conv)
     try:
-        return replace(piece, shape_out=tuple(piece(weight.new_zeros(1, *shape)).shape[1:]))
-    except RuntimeError as error:  # a kernel that is larger than the image
-        raise ValueError(misfit) from error
+        out = piece.times(weight.detach(), weight.new_zeros(1, *shape))
+    except RuntimeError:  # a kernel that is larger than the image
+        return None
+    return replace(piece, shape_out=tuple(out.shape[1:]))
+
+
+def _entrywise(
+    mean: Tensor, deviation: Tensor, w: Tensor | None, b: Tensor | None, shape: tuple[int, ...]
+) -> Affine:
+    """w (h − mean) / deviation + b, each of them (C,)."""
+    weight = 1 / deviation if w is None else w.to(deviation) / deviation
+    bias = -weight * mean.to(weight) if b is None else b.to(weight) - weight * mean.to(weight)
+    return Affine(weight.reshape(-1, *[1] * (len(shape) - 1)), bias, shape, shape)
 
 
 def _identity(shape: tuple[int, ...], like: Tensor) -> Affine:
-    size = math.prod(shape)
-    one = torch.eye(size, dtype=like.dtype, device=like.device)
-    return Affine(one, one.new_zeros(size), (size,), (size,))
+    return Affine(like.new_ones(()), like.new_zeros(shape), shape, shape)
 
 
-def _product(first: Affine, second: Affine) -> Affine:
-    (V, a), (W, b) = first.matrix(), second.matrix()
-    return Affine(W @ V, W @ a + b, (V.shape[1],), (len(W),))
+# ---- products ----
+
+
+def _product(last: Affine, first: Affine) -> Affine:
+    """W (V h + a) + b as one piece, which stays a convolution if it can."""
+    V, W, shape = first.weight, last.weight, first.shape_in
+    bias = last(first._image().expand(1, *first.shape_out)).squeeze(0)
+    if W.ndim == 2:
+        return Affine(first.transposed(W).flatten(1), bias, (math.prod(shape),), last.shape_out)
+    if last.conv is None and first.shape_out == last.shape_in:  # W scales what V gives
+        rows = W if first.conv is None and V.ndim != 2 else W.reshape(-1, *[1] * (V.ndim - 1))
+        return replace(first, weight=rows * V, bias=bias)
+    if last.conv is not None and first.conv is None:  # V scales what W takes
+        groups = last.conv["groups"]
+        scaled = W.unflatten(0, (groups, -1)) * V.reshape(groups, 1, -1, 1, 1)
+        return replace(last, weight=scaled.flatten(0, 1), bias=bias)
+    joined = _convolved(last, first) if last.conv is not None else None
+    if joined is not None:
+        return Affine(joined[0], bias, shape, last.shape_out, joined[1])
+    columns, _ = first.matrix()
+    columns = last.times(W, columns.T).flatten(1)
+    return Affine(columns.T, bias.flatten(), (len(columns),), (columns.shape[1],))
+
+
+def _convolved(last: Affine, first: Affine) -> tuple[Tensor, dict] | None:
+    """Kernel and settings of two convolutions in a row as one; None where they are not one.
+
+    That is where the last pads: it sees 0 beyond the edge, and one convolution would see what the first
+    makes of a window that stands half over the edge.
+    """
+    s, p, reach = first.conv["stride"], first._padding(), first._reach()
+    t, q = last.conv["stride"], last._padding()
+    for i in (0, 1):
+        half = reach[i] >= s[i] + p[i] or s[i] * first.shape_out[1 + i] - p[i] < first.shape_in[1 + i]
+        uneven = [f.conv["padding"] == "same" and f._reach()[i] % 2 for f in (first, last)]
+        if any(uneven) or (q[i] and half):
+            return None
+    groups, W = last.conv["groups"], last.weight.unflatten(0, (last.conv["groups"], -1))
+    whole = torch.einsum("goikl,gh->gohikl", W, torch.eye(groups).to(W)).flatten(2, 3).flatten(0, 1)
+    kernel = F.conv_transpose2d(
+        whole,
+        first.weight,
+        stride=[s[i] * last.conv["dilation"][i] for i in (0, 1)],
+        dilation=first.conv["dilation"],
+        groups=first.conv["groups"],
+    )
+    return kernel, {
+        "stride": tuple(s[i] * t[i] for i in (0, 1)),
+        "padding": tuple(s[i] * q[i] + p[i] for i in (0, 1)),
+        "dilation": (1, 1),
+        "groups": 1,
+    }
 
 
 def width(pieces: Sequence[Affine]) -> int:

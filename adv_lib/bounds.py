@@ -6,7 +6,9 @@ network do more than it can and bounds the maximum from above. Every method here
     margins[i, k] ≤ min over δ ∈ Δ(x_i) of z_{y_i} − z_k,   +∞ at k = y_i,
 
 and a sample is certified where all its margins are positive. Attacks end above the exact minimum
-(`exact.margins`), these bounds below it.
+(`exact.margins`), these bounds below it. All are about the network in eval mode (`affine_pieces`),
+in x's type or in float64, also under `torch.autocast`. On a GPU, PyTorch rounds what goes into a float32
+convolution to 11 bits: ask for more, by `torch.backends.cudnn.allow_tf32 = False`, or use float64.
 
 Three relaxations: intervals forget how units depend on each other; the triangle of each ReLU leaves a
 linear program (`relaxation`); and any point of that program's dual is a bound as well, which one
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 
 from . import dual, linear, losses
 from ._arguments import check_batch, check_bounds, check_labels, check_slopes
+from ._precision import in_its_own_type
 from ._work import parallel_map, runs
 from .affine import Affine, Bounds, affine_pieces, width
 from .relaxation import Array, Layer, relax
@@ -33,6 +36,7 @@ from .threat import Ball
 METHODS = ("interval", "dual", "crown", "lp")
 
 
+@in_its_own_type
 def interval(piece: Affine, h: Bounds) -> Bounds:
     """What W h + b can be for h between bounds: the smallest and the largest value of every entry.
 
@@ -45,6 +49,7 @@ def interval(piece: Affine, h: Bounds) -> Bounds:
     return Bounds(middle - spread, middle + spread)
 
 
+@in_its_own_type
 def pre_activations(
     model: nn.Sequential,
     x: Tensor,
@@ -80,6 +85,7 @@ def pre_activations(
     return found
 
 
+@in_its_own_type
 def margins(
     model: nn.Sequential,
     x: Tensor,
@@ -136,6 +142,7 @@ def margins(
     return torch.cat(found)
 
 
+@in_its_own_type
 def best_slopes(
     model: nn.Sequential,
     x: Tensor,
@@ -153,13 +160,11 @@ def best_slopes(
     Raises ValueError for steps < 0, and what `margins` raises.
     Source: Xu et al. 2021, without the optimisation of the layer bounds.
     """
-    pieces = _pieces(model, x, "crown")
-    check_labels(pieces, x, y)
-    check_bounds(pieces, x, layer_bounds)
-    K = math.prod(pieces[-1].shape_out)
-    with torch.inference_mode(False), torch.no_grad():  # what is cloned here can have gradients
-        x, parts = x.detach().clone(), []
-        pieces = [piece.detach() for piece in pieces]
+    with torch.inference_mode(False), torch.no_grad():  # what is made here can have gradients
+        pieces = [piece.detach() for piece in _pieces(model, x, "crown")]
+        check_labels(pieces, x, y)
+        check_bounds(pieces, x, layer_bounds)
+        K, x, parts = math.prod(pieces[-1].shape_out), x.detach().clone(), []
         layers = pre_activations(model, x, ball, "crown") if layer_bounds is None else layer_bounds
         for rows in runs(len(x), K * width(pieces), x.device):
             given = _some(layers, rows, x)
@@ -169,6 +174,7 @@ def best_slopes(
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
+@in_its_own_type
 def robust_loss(
     model: nn.Sequential,
     x: Tensor,
@@ -184,10 +190,11 @@ def robust_loss(
     Returns (n,); differentiable in the weights, for training.  Raises ValueError as `margins` does.
     Source: Wong & Kolter 2018, Theorem 2.
     """
-    _pieces(model, x, method, tuple(m for m in METHODS if m != "lp"))
+    _check_method(method, tuple(m for m in METHODS if m != "lp"))
     return loss(losses.worst_logits(margins(model, x, y, ball, method)), y)
 
 
+@in_its_own_type
 def problems(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[tuple[list[Layer], Array, Array]]:
     """Every sample as `relaxation` takes it: the layers written out, the box [x − ε, x + ε] ∩ [lo, hi].
 
@@ -314,11 +321,13 @@ def _relu(bounds: Bounds) -> Bounds:
     return Bounds(bounds.lower.clamp(min=0), bounds.upper.clamp(min=0))
 
 
-def _pieces(
-    model: nn.Sequential, x: Tensor, method: str, methods: Sequence[str] = METHODS
-) -> list[Affine]:
+def _check_method(method: str, methods: Sequence[str] = METHODS) -> None:
     if method not in methods:
         raise ValueError(f"expected one of the methods {methods}, got {method!r}")
+
+
+def _pieces(model: nn.Sequential, x: Tensor, method: str) -> list[Affine]:
+    _check_method(method)
     check_batch(x)
     return affine_pieces(model, x.shape[1:], x.dtype)
 

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from ._precision import in_its_own_type
 from .threat import Ball
 
 
@@ -80,6 +81,7 @@ def relu(p: Tensor, q: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(torch.maximum(*ends), corner)
 
 
+@in_its_own_type
 def legendre(s: Tensor, f: Tensor, y: Tensor) -> Tensor:
     """f* by brute force: max_i ⟨y, s_i⟩ − f(s_i) over a grid of points.
 

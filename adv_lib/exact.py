@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from . import attacks, bounds, branching, losses
 from ._arguments import check_batch, check_labels
+from ._precision import in_its_own_type
 from ._work import parallel_map, runs
 from .affine import affine_pieces
 from .branching import TOLERANCE, Case, Found, Phases
@@ -79,6 +80,7 @@ class Certificates:
         return torch.tensor([s == status for s in self.status], device=self.delta.device)
 
 
+@in_its_own_type
 def margins(
     model: nn.Sequential,
     x: Tensor,
@@ -119,6 +121,7 @@ def margins(
     return Margins(table("lower"), table("upper"), delta, table("nodes"))
 
 
+@in_its_own_type
 def certify(
     model: nn.Sequential,
     x: Tensor,

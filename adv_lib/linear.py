@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from . import losses
+from ._precision import in_its_own_type
 from .threat import Ball
 
 SOLVER_ZERO = 1e-6
@@ -37,6 +38,7 @@ def weights(model: nn.Sequential) -> tuple[Tensor, Tensor]:
 # ---- two classes ----
 
 
+@in_its_own_type
 def margin(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """y (wᵀx + b): positive where the prediction is right.  Returns (n,)."""
     _check_binary(w, b, x, y)
@@ -126,6 +128,7 @@ def largest_margin(x: Tensor, y: Tensor, p: float) -> float:
 # ---- K classes ----
 
 
+@in_its_own_type
 def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     """min over δ ∈ Δ(x) of z_y − z_k for every class k, where z = W(x + δ) + b, exactly.
 

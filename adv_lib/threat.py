@@ -16,6 +16,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import threshold
 
 from . import projections
+from ._precision import in_its_own_type
 
 DUAL_ORDER = {1: math.inf, 2: 2, math.inf: 1}  # 1/p + 1/q = 1
 TOLERANCE_ULP = 8
@@ -251,6 +252,7 @@ class Region:
         scale = None if self.scale is None else self.scale[rows]
         return Region(self.p, self.eps[rows], self.low[rows], self.high[rows], scale)
 
+    @in_its_own_type
     def support(self, w: Tensor) -> Tensor:
         """max ⟨w, δ⟩ over δ ∈ Δ(x), for r vectors w a sample; see `Ball.support`.
 

@@ -227,6 +227,24 @@ NETWORKS = {  # of every kind that bounds take: the shape of one sample, the lay
     "ReLU last": ((4,), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.ReLU())),
     "ReLU twice": ((4,), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.ReLU(), nn.Linear(5, 3))),
     "one ReLU in two places": ((4,), _shared_relu),
+    "BatchNorm": ((4,), lambda: models.mlp([4, 6, 3], norm=True)),
+    "affine in eval mode": (
+        (1, 4, 4),
+        lambda: nn.Sequential(
+            models.Normalise([0.4], [0.3]),
+            nn.Conv2d(1, 2, 3, stride=2, padding=1),
+            nn.BatchNorm2d(2, affine=False),
+            nn.ReLU(),
+            nn.Dropout2d(),
+            nn.AvgPool2d((1, 2)),
+            nn.Conv2d(2, 3, (2, 1)),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.BatchNorm1d(3),
+            nn.Identity(),
+            nn.Linear(3, 3),
+        ),
+    ),
     "without a bias": (
         (4,),
         lambda: nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)),
@@ -234,11 +252,22 @@ NETWORKS = {  # of every kind that bounds take: the shape of one sample, the lay
 }
 
 
+def with_statistics(model: nn.Module) -> nn.Module:
+    """The model, whose BatchNorms have seen something, drawn from the global generator."""
+    for layer in model.modules():
+        if getattr(layer, "running_mean", None) is not None:
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.3, 3)
+            for parameter in layer.parameters():
+                parameter.data.normal_()
+    return model
+
+
 def network(kind: str, seed: int, scale: float = 2.0) -> nn.Sequential:
-    """A random network of this kind, in float64; scale multiplies what PyTorch draws."""
+    """A random network of this kind, in float64, in eval mode; scale multiplies what PyTorch draws."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed % 2**62)
-        model = NETWORKS[kind][1]().double()
+        model = with_statistics(NETWORKS[kind][1]()).double().eval()
     for parameter in model.parameters():
         parameter.data *= scale
     return model

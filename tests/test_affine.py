@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import DTYPES, NETWORKS, entries, network, seeded, seeds
+from strategies import DTYPES, NETWORKS, entries, generators, network, seeded, seeds, with_statistics
 from torch import nn
+from torch.nn.utils import parametrizations
 
-from adv_lib import affine, bounds
+from adv_lib import affine, bounds, models
 from adv_lib.affine import affine_pieces
 
 each_kind = pytest.mark.parametrize("kind", NETWORKS)
@@ -107,6 +108,148 @@ def test_what_stood_in_bounds_is_still_found_there():
         assert getattr(bounds, name) is getattr(affine, name)
 
 
+# ---- layers that are affine in eval mode ----
+
+
+@st.composite
+def eval_affine(draw):
+    """A random network of every layer that is accepted, in any order, and the shape of one sample."""
+    one_of = lambda *options: draw(st.sampled_from(options))  # noqa: E731
+    shape = one_of(1, 2, 4), one_of(4, 6, 7), one_of(4, 5, 8)
+    layers, at = [], torch.zeros(2, *shape)
+    for _ in range(one_of(1, 2, 3, 4, 5, 6)):
+        C, groups = at.shape[1], 2 - at.shape[1] % 2
+        conv = {"groups": one_of(1, groups), "stride": one_of(1, 2), "padding": one_of(0, 1, (2, 0))}
+        layer = {
+            "normalise": lambda C=C: models.Normalise([0.3] * C, [0.1 + k for k in range(C)]),
+            "norm": lambda C=C: nn.BatchNorm2d(C, affine=one_of(True, False)).eval(),
+            "convolution": lambda C=C, conv=conv: nn.Conv2d(C, 4, one_of(1, 2, 3), **conv),
+            "same": lambda C=C: nn.Conv2d(C, 2, one_of(2, 3), padding="same"),
+            "pool": lambda: nn.AvgPool2d(
+                2, one_of(1, 2), one_of(0, 1), divisor_override=one_of(None, 3)
+            ),
+            "all": lambda: nn.AdaptiveAvgPool2d((None, 1)),
+            "relu": nn.ReLU,
+            "nothing": lambda: one_of(nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout)().eval(),
+        }[
+            one_of(
+                "normalise",
+                "norm",
+                "norm",
+                "convolution",
+                "same",
+                "pool",
+                "pool",
+                "all",
+                "relu",
+                "nothing",
+            )
+        ]()
+        if min(at.shape[2:]) > 2:  # so that every window fits
+            layers, at = [*layers, layer], layer(at)
+    layers, d = [*layers, nn.Flatten()], at[0].numel()
+    for kind in draw(st.lists(st.sampled_from(["norm", "linear", "relu"]), max_size=4)):
+        layers.append(
+            {"norm": nn.BatchNorm1d, "linear": lambda d: nn.Linear(d, 3)}.get(kind, lambda d: nn.ReLU())(
+                d
+            )
+        )
+        d = 3 if kind == "linear" else d
+    return nn.Sequential(*layers), shape
+
+
+@quiet
+@settings(max_examples=150)
+@given(eval_affine(), seeds, st.booleans())
+def test_whatever_is_affine_in_eval_mode_is_in_the_pieces_and_all_gradients_flow(drawn, seed, training):
+    model, shape = drawn
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed % 2**62)
+        model = with_statistics(model).double().train(training)
+    modes, before = [module.training for module in model.modules()], generators()
+    pieces, x = affine_pieces(model, shape, torch.float64), entries((3, *shape), seed, "plain")
+    assert (modes, before) == ([module.training for module in model.modules()], generators())
+    h = x
+    for piece in pieces[:-1]:
+        h = piece(h).relu()
+    h, z = pieces[-1](h).flatten(1), model.eval()(x)
+    torch.testing.assert_close(h, z)
+    for piece in pieces:
+        assert_is_the_transpose(piece, seed)
+    own = list(model.parameters())
+    if own:
+        along = entries(z.shape, seed + 1, "plain")
+        gradients = [torch.autograd.grad((out * along).sum(), own, allow_unused=True) for out in (h, z)]
+        for mine, other in zip(*gradients, strict=True):
+            zero = torch.zeros(())
+            torch.testing.assert_close(
+                zero if mine is None else mine,
+                torch.zeros_like(zero if mine is None else mine) if other is None else other,
+            )
+
+
+def test_convolutions_stay_convolutions_when_norms_and_pools_are_folded_in():
+    model = nn.Sequential(
+        models.Normalise([0.1, 0.2], [0.3, 0.4]),
+        nn.Conv2d(2, 4, 3, padding=1, groups=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 3, 3, padding=1),
+        nn.Dropout2d(),
+        nn.ReLU(),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(48, 2),
+    )
+    first, second, third, _ = affine_pieces(model, (2, 8, 8))
+    assert (first.weight.shape, first.conv["groups"]) == ((4, 1, 3, 3), 2)
+    assert (second.weight.shape, second.conv["stride"]) == ((3, 4, 6, 6), (2, 2))
+    assert third.weight.shape == (3, 1, 1)
+
+
+# ---- a call of the model and its weights ----
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_parametrised_layer_is_what_its_property_says_with_gradients_and_keeps_its_state(name):
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+        getattr(parametrizations, name)(model[0])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    first, second = affine_pieces(model, (3,))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    x = entries((5, 3), 0, "plain")
+    z = second(first(x).relu())
+    torch.testing.assert_close(z, model.eval()(x))
+    z.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class Backwards(nn.Sequential):
+    """Runs its layers from the last to the first: no rule knows this one."""
+
+    def __iter__(self):
+        return iter(list(self._modules.values())[::-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_that_does_something_else_than_its_layers_is_found_out_by_trying(dtype):
+    model = Backwards(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="does what its layers say"):
+        affine_pieces(model, (3,), dtype)
+
+
+def test_logits_that_are_small_because_large_numbers_cancel_are_no_reason_to_refuse():
+    for dtype in (torch.float32, torch.float64):
+        model = models.mlp([20, 30, 30, 2], seeded(0))
+        model[-1].weight.data[:] = 1e9 * (1 + torch.arange(30) % 2 * -2)
+        model[3].weight.data[1::2], model[3].bias.data[1::2] = model[3].weight[::2], model[3].bias[::2]
+        affine_pieces(model, (20,), dtype)
+
+
 # ---- backwards ----
 
 
@@ -174,8 +317,8 @@ def test_the_gradients_of_the_way_back_are_those_of_the_way_forth(kind):
             torch.testing.assert_close(a, b)
         if piece.bias.requires_grad:
             (slope,) = torch.autograd.grad(piece.offset(nu).sum(), piece.bias)
-            by_unit = nu.detach().reshape(2, len(piece.bias), -1)
-            torch.testing.assert_close(slope, by_unit.sum((0, 2)))
+            by_entry = nu.detach().sum(0).reshape(*piece.bias.shape, -1)
+            torch.testing.assert_close(slope, by_entry.sum(-1))
 
 
 def test_a_linear_layer_and_a_convolution_reach_the_weights_of_the_model():
@@ -209,11 +352,12 @@ def test_through_a_detached_piece_no_gradient_flows_and_nothing_else_changes(kin
         assert (piece.weight.requires_grad, piece.bias.requires_grad) == needed
 
 
-def test_pieces_multiplied_into_one_or_put_in_as_the_identity_are_flat_and_go_back_too():
+def test_pieces_multiplied_into_one_or_put_in_as_the_identity_keep_their_shape_and_go_back_too():
     joined = affine_pieces(network("affine after affine", 0), (1, 3, 3))
-    assert [(piece.shape_in, piece.shape_out) for piece in joined] == [((9,), (3,)), ((3,), (3,))]
+    shapes = [(piece.shape_in, piece.shape_out) for piece in joined]
+    assert shapes == [((1, 3, 3), (3, 1, 1)), ((3,), (3,))]
     first, *_ = affine_pieces(network("ReLU first", 0), (1, 2, 2))
-    nu = torch.randn(5, 4, generator=seeded(0), dtype=torch.float64)
+    nu = torch.randn(5, 1, 2, 2, generator=seeded(0), dtype=torch.float64)
     assert torch.equal(first.transposed(nu), nu)
     assert not first.offset(nu).any()
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from package import public, public_methods
 from torch import nn
+from torch.nn.utils import prune
 
 from adv_lib import (
     _arguments,
@@ -262,6 +263,37 @@ def networks(name, function, takes_labels=True):
         yield name, lambda: call(y=labels.int()), "int64 int32"
 
 
+CHANGES = [  # what makes a call something else than the weights, and on which layer
+    ("forward hook", "1.0", lambda layer: layer.register_forward_hook(lambda _, a, out: -out)),
+    ("forward hook", "1.0", lambda layer: layer.register_forward_pre_hook(lambda _, a: (-a[0],))),
+    ("forward hook", "1", lambda layer: layer.register_forward_hook(lambda _, a, out: -out)),
+    ("forward hook", "", lambda layer: layer.register_forward_pre_hook(lambda _, a: (-a[0],))),
+    ("forward hook", "1.0", lambda layer: prune.random_unstructured(layer, "weight", 0.5)),
+    ("forward of its own", "1.0", lambda layer: setattr(layer, "forward", torch.negative)),
+    ("forward of its own", "", lambda layer: setattr(layer, "forward", torch.negative)),
+]
+
+
+class Negated(nn.Linear):
+    """A Linear that is called in another way."""
+
+    def __call__(self, h):
+        return -super().__call__(h)
+
+
+class SaysOtherwise(nn.Linear):
+    """The same, where no rule looks."""
+
+    def _call_impl(self, h):
+        return -self.forward(h)
+
+
+def changed(at, change):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 3)))
+    change(model.get_submodule(at))
+    affine.affine_pieces(model, (4,))
+
+
 def pieces():
     """Layers that are no affine pieces, and those that do not fit, by name."""
     name, of = (
@@ -269,13 +301,32 @@ def pieces():
         lambda *layers, shape=(4,): affine.affine_pieces(nn.Sequential(*layers), shape),
     )
     first, image = nn.Linear(4, 3), (1, 4, 4)
-    yield (
-        name,
-        lambda: of(first, nn.BatchNorm1d(3), nn.ReLU()),
-        "Linear Conv2d Flatten ReLU '1' BatchNorm1d",
-    )
+    accepted = "Linear Conv2d BatchNorm1d AvgPool2d Normalise Flatten ReLU Dropout Identity"
+    yield name, lambda: of(nn.MaxPool2d(2), shape=image), f"{accepted} '0' MaxPool2d"
+    yield name, lambda: of(nn.ConvTranspose2d(1, 1, 2), shape=image), f"{accepted} '0' ConvTranspose2d"
+    blind = nn.BatchNorm1d(3, track_running_stats=False)
+    yield name, lambda: of(first, blind, nn.ReLU()), "running statistics '1' BatchNorm1d"
+    for layer, shape in (
+        (nn.BatchNorm1d(4), (3,)),
+        (nn.BatchNorm1d(3), (3, 4)),
+        (nn.BatchNorm2d(3), (3,)),
+        (nn.BatchNorm2d(3), image),
+        (models.Normalise([0.0, 0.0], [1.0, 1.0]), image),
+        (nn.AvgPool2d(5), image),
+        (nn.AvgPool2d(2), (4, 4)),
+    ):
+        words = f"'0' fit {shape} {type(layer).__name__}"
+        yield name, lambda layer=layer, shape=shape: of(layer, shape=shape), words
+    for pool in (nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, 2, 1, count_include_pad=False)):
+        yield name, lambda p=pool: of(p, shape=image), "ceil_mode counts what it pads '0' AvgPool2d"
+    yield name, lambda: of(nn.AdaptiveAvgPool2d(3), shape=image), "divides (4, 4) '0' AdaptiveAvgPool2d"
+    still = models.Normalise([0.5], [0.0])
+    yield name, lambda: of(still, shape=image), "finite NaN infinity '0' Normalise"
+    for what, at, change in CHANGES:
+        yield name, lambda at=at, change=change: changed(at, change), f"weights say {what} {at!r}"
+    yield name, lambda: of(first, Negated(3, 3)), "weights say __call__ '1' Negated"
+    yield name, lambda: of(first, SaysOtherwise(3, 3)), "model does layers say SaysOtherwise"
     yield name, lambda: of(first, nn.Sequential(nn.ReLU(), nn.Tanh())), "'1.1' Tanh"
-    yield name, lambda: of(first, nn.Dropout(0.5)), "'1' Dropout"
     yield name, lambda: of(first, nn.Softmax(1)), "'1' Softmax"
     yield name, lambda: of(first, Custom()), "'1' Custom"
     yield name, lambda: of(first, Squared()), "'1' Squared"

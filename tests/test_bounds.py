@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,7 @@ from strategies import (
 )
 from torch import nn
 
-from adv_lib import _work, bounds, dual, linear, losses, models
+from adv_lib import _work, bounds, dual, exact, linear, losses, models
 from adv_lib.affine import affine_pieces
 from adv_lib.bounds import Bounds
 from adv_lib.threat import Ball
@@ -42,6 +43,13 @@ each_method = pytest.mark.parametrize("method", bounds.METHODS)
 any_ball = pytest.mark.parametrize("method", ANY_BALL)
 backward = pytest.mark.parametrize("method", BACKWARD)
 boxes = st.sampled_from([None, BOX])
+
+
+@contextmanager
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def tries(model, x, y, ball, count=20):
@@ -86,6 +94,118 @@ def assert_nothing_crosses(points, layers, margins, slack=EXACT):
         assert (a >= layer.lower.flatten(1) - slack).all()
         assert (a <= layer.upper.flatten(1) + slack).all()
     assert (apart >= margins - slack).all()
+
+
+# ---- whatever the caller's context and whatever the model is wrapped in ----
+
+
+def whatever_proves(model, x, y, ball):
+    """What everything that proves says of a network, as one list of tensors."""
+    pieces, c = affine_pieces(model, x.shape[1:], x.dtype), torch.eye(3).to(x)[y][:, None]
+    layers = bounds.pre_activations(model, x, ball, "crown")
+    relus = [dual.lines(layer, "crown") for layer in layers]
+    W, b = pieces[0].matrix()
+    return [
+        *(bounds.margins(model, x, y, ball, method, jobs=1) for method in bounds.METHODS),
+        *(bounds.margins(model, x, y, Ball(p, 0.1, BOX), m) for p in (1, 2) for m in ANY_BALL),
+        *(end for m in bounds.METHODS for end in bounds.pre_activations(model, x, ball, m, jobs=1)[0]),
+        *bounds.interval(pieces[0], Bounds(x, x + 1)),
+        *bounds.best_slopes(model, x, y, ball, steps=2),
+        bounds.robust_loss(model, x, y, ball),
+        dual.bound(pieces, relus, x, ball.region(x), c),
+        dual.value(pieces, layers, x, ball, dual.multipliers(pieces, relus, c)),
+        exact.margins(model, x, y, ball, jobs=1).margins,
+        exact.certify(model, x, y, ball, jobs=1).margins,
+        linear.margins(W, b, x, y, ball),
+        linear.robust_margin(W[0], b[0], x, x.new_ones(len(x)), ball),
+        x.new_tensor(linear.robust_error(W[0], b[0], x, x.new_ones(len(x)), ball)),
+    ]
+
+
+CONTEXTS = {
+    "autocast to bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast to float16": lambda: torch.autocast("cpu", torch.float16),
+    "inference mode": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "float64 by default": float64_by_default,
+}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_proof_is_the_same_in_every_context_of_the_caller(context):
+    model, x, y, ball = network_case("affine in eval mode", 3, eps=0.1, n=3)
+    model, x = model.float(), x.float()
+    expected = whatever_proves(model, x, y, ball)
+    with CONTEXTS[context]():
+        found = whatever_proves(model, x, y, ball)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def test_under_autocast_no_margin_is_proved_that_a_point_falsifies():
+    """0.9981 · 100 + 0.1 and 100 are the same in bfloat16, and so is what an ε of 0.1 adds."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2))
+    for layer, w, b in ((model[0], [[1.0]], [0.0]), (model[2], [[0.9981], [1.0]], [0.1, 0.0])):
+        layer.weight.data, layer.bias.data = torch.tensor(w), torch.tensor(b)
+    x, y, ball = torch.tensor([[100.0]]), torch.tensor([0]), Ball(math.inf, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [bounds.margins(model, x, y, ball, m, jobs=1)[0, 1].item() for m in bounds.METHODS]
+    assert found == pytest.approx([0.1 - 0.0019 * 100.1] * 4, abs=1e-4)
+
+
+def test_training_under_autocast_has_the_gradients_of_training_without():
+    model, x, y, ball = network_case("affine in eval mode", 3, eps=0.1, n=3)
+    model, x, gradients = model.float(), x.float(), []
+    for on in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            model(x)  # leaves rounded weights in autocast's cache
+            loss = bounds.robust_loss(model, x, y, ball).sum()
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_model_with_a_hook_is_refused_by_everything_that_proves(everywhere):
+    model, x, y, ball = network_case("mlp", 0)
+    negated = lambda module, _, out: -out if module is model else None  # noqa: E731
+    add = nn.modules.module.register_module_forward_hook if everywhere else model.register_forward_hook
+    hook = add(negated)
+    try:
+        for prove in (
+            bounds.margins,
+            bounds.robust_loss,
+            bounds.best_slopes,
+            exact.margins,
+            exact.certify,
+        ):
+            with pytest.raises(ValueError, match="forward hook on layer ''"):
+                prove(model, x, y, ball)
+        with pytest.raises(ValueError, match="forward hook on layer ''"):
+            bounds.pre_activations(model, x, ball)
+    finally:
+        hook.remove()
+    bounds.margins(model, x, y, ball)
+
+
+@settings(max_examples=5)
+@given(seeds)
+def test_batch_norm_in_training_mode_is_bounded_as_in_eval_mode_by_every_method_and_exactly(seed):
+    model, x, y, ball = network_case("BatchNorm", seed, n=4)
+    with torch.no_grad():
+        moved = tries(model, x, y, ball)
+        apart = differences(model(moved.flatten(0, 1)), y.repeat(len(moved)))
+    model.train()
+    least = exact.margins(model, x, y, ball, jobs=1)
+    assert least.closed.all()
+    for method in bounds.METHODS:
+        found = bounds.margins(model, x, y, ball, method, jobs=1)
+        assert (found <= least.attained + NEAR).all()
+    assert (apart.reshape(-1, *least.margins.shape) >= least.margins - NEAR).all()
+    assert (
+        exact.certify(model, x, y, ball, jobs=1).are("robust") == (least.margins > NEAR).all(1)
+    ).all()
+    assert all(module.training for module in model.modules())
 
 
 # ---- no point of the ball crosses a bound ----

@@ -11,6 +11,7 @@ import adv_lib
 
 PACKAGE = Path(adv_lib.__file__).parent
 ORDER = [
+    "_precision",
     "projections",
     "threat",
     "data",
