@@ -36,7 +36,6 @@ from .threat import Ball
 METHODS = ("interval", "dual", "crown", "lp")
 
 
-@in_its_own_type
 def interval(piece: Affine, h: Bounds) -> Bounds:
     """What W h + b can be for h between bounds: the smallest and the largest value of every entry.
 
@@ -49,7 +48,6 @@ def interval(piece: Affine, h: Bounds) -> Bounds:
     return Bounds(middle - spread, middle + spread)
 
 
-@in_its_own_type
 def pre_activations(
     model: nn.Sequential,
     x: Tensor,
@@ -142,7 +140,6 @@ def margins(
     return torch.cat(found)
 
 
-@in_its_own_type
 def best_slopes(
     model: nn.Sequential,
     x: Tensor,
@@ -174,7 +171,6 @@ def best_slopes(
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
-@in_its_own_type
 def robust_loss(
     model: nn.Sequential,
     x: Tensor,
@@ -194,7 +190,6 @@ def robust_loss(
     return loss(losses.worst_logits(margins(model, x, y, ball, method)), y)
 
 
-@in_its_own_type
 def problems(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[tuple[list[Layer], Array, Array]]:
     """Every sample as `relaxation` takes it: the layers written out, the box [x − ε, x + ε] ∩ [lo, hi].
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from . import conjugates
-from ._precision import in_its_own_type
 from ._work import runs
 from .affine import Affine, Bounds, width
 from .threat import Ball, Region
@@ -73,7 +72,6 @@ def lines(bounds: Bounds, slopes: Tensor | str) -> Lines:
     return Lines(torch.where(unstable, alpha, on), chord, torch.where(unstable, l, 0.0))
 
 
-@in_its_own_type
 def multipliers(pieces: Sequence[Affine], relus: Sequence[Lines], c: Tensor) -> list[Tensor]:
     """ν_1, …, ν_D by one backward pass: ν_D = −c, and ν_i = u/(u − l) [ν̂_{i+1}]₊ − α [ν̂_{i+1}]₋.
 
@@ -87,7 +85,6 @@ def multipliers(pieces: Sequence[Affine], relus: Sequence[Lines], c: Tensor) -> 
     return nu
 
 
-@in_its_own_type
 def bound(
     pieces: Sequence[Affine], relus: Sequence[Lines], x: Tensor, region: Region, c: Tensor
 ) -> Tensor:
@@ -108,7 +105,6 @@ def bound(
     return J
 
 
-@in_its_own_type
 def value(
     pieces: Sequence[Affine], layers: Sequence[Bounds], x: Tensor, ball: Ball, nu: Sequence[Tensor]
 ) -> Tensor:
@@ -140,7 +136,6 @@ def value(
     return J
 
 
-@in_its_own_type
 def ascend(
     pieces: Sequence[Affine],
     layers: Sequence[Bounds],
@@ -185,7 +180,6 @@ def ascend(
     return best
 
 
-@in_its_own_type
 def in_parts(
     pieces: Sequence[Affine],
     relus: Sequence[Lines],
