@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from . import attacks, bounds, branching, losses
 from ._arguments import check_batch, check_labels
+from ._given import check_tensors
 from ._work import parallel_map
 from .affine import affine_pieces
 from .branching import TOLERANCE, Case, Found, Phases
@@ -104,6 +105,7 @@ def margins(
     """
     if method not in SOLVERS:
         raise ValueError(f"expected one of the methods {tuple(SOLVERS)}, got {method!r}")
+    check_tensors(x=x)
     x = x.detach()
     problems = _problems(model, x, y, ball, node_limit)
     tasks = [(*p, label, method, node_limit) for p, label in zip(problems, y.tolist(), strict=True)]
@@ -141,6 +143,7 @@ def certify(
     Raises what `margins` raises.
     Source: Tjeng, Xiao & Tedrake 2019 (the order).
     """
+    check_tensors(x=x)
     x = x.detach()
     problems = _problems(model, x, y, ball, node_limit)
     with torch.no_grad():

@@ -13,6 +13,7 @@ PACKAGE = Path(adv_lib.__file__).parent
 ORDER = [
     "projections",
     "threat",
+    "_given",
     "data",
     "models",
     "stack",

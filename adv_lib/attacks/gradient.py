@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._given import check_tensors, kind
 from ..threat import Ball
 from ._search import Iterate, Loss, Model, fresh, search
 
@@ -96,15 +97,13 @@ def pgd(
         )
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(f"expected step_size > 0, in the units of eps, got {step_size!r}")
-    if start is not None:
-        if start.shape != x.shape or start.dtype != x.dtype:
-            raise ValueError(
-                f"expected a start like x, {x.dtype} {tuple(x.shape)}, "
-                f"got {start.dtype} {tuple(start.shape)}"
-            )
-        if not bool(ball.contains(start, x).all()):
-            raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
     with search(model, x, y, ball, loss, targets, keep, callback) as run:
+        if start is not None:
+            check_tensors(start=start)
+            if start.shape != x.shape or start.dtype != x.dtype:
+                raise ValueError(f"expected a start like x, {kind(x)}, got {kind(start)}")
+            if not bool(ball.contains(start, x).all()):
+                raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
         generator = fresh(generator, x)
         for restart in range(restarts):
             delta = run.start(ball, restart, generator, start)
