@@ -96,7 +96,7 @@ class Adapted:
             else:
                 with _row_by_row(self.model, affine) as plain:
                     z = functional_call(self.model, plain, (x,))
-        return check_logits(z, x)
+        return check_logits(z, x, classes=1)
 
 
 def _norms(model: nn.Module) -> Iterator[tuple[str, nn.Module, list[str]]]:

@@ -143,12 +143,12 @@ def logits(model: Callable, x: Tensor) -> Tensor:
     return check_logits(model(x.clone()), x)
 
 
-def check_logits(z: Tensor, x: Tensor) -> Tensor:
-    """z, if it is floating-point logits (n, K) of n samples x, K ≥ 2.  Raises ValueError if not."""
+def check_logits(z: Tensor, x: Tensor, classes: int = 2) -> Tensor:
+    """z, if it is floating-point logits (n, K) of n samples x, K ≥ classes.  Raises ValueError if not."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise ValueError(f"expected the model to return a tensor of logits (n, K), got {kind(z)}")
-    if z.ndim != 2 or z.shape[0] != x.shape[0] or z.shape[1] < 2:  # len would be slower
-        raise ValueError(f"expected logits ({len(x)}, K) with K ≥ 2, got {tuple(z.shape)}")
+    if z.ndim != 2 or z.shape[0] != x.shape[0] or z.shape[1] < classes:  # len would be slower
+        raise ValueError(f"expected logits ({len(x)}, K) with K ≥ {classes}, got {tuple(z.shape)}")
     return z
 
 
