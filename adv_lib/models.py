@@ -144,7 +144,7 @@ def logits(model: Callable, x: Tensor) -> Tensor:
 
 
 def check_logits(z: Tensor, x: Tensor, classes: int = 2) -> Tensor:
-    """z, if it is floating-point logits (n, K) of n samples x, K ≥ classes.  Raises ValueError if not."""
+    """z, if that is floating-point logits (n, K) for n samples x, K ≥ classes; else ValueError."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise ValueError(f"expected the model to return a tensor of logits (n, K), got {kind(z)}")
     if z.ndim != 2 or z.shape[0] != x.shape[0] or z.shape[1] < classes:  # len would be slower
