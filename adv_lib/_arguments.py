@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._given import check_tensors
 from .affine import Affine, Bounds
 from .dual import SLOPES
 
 
 def check_batch(x: Tensor) -> None:
     """Raise ValueError unless x is (n, *shape), floating-point, with at least one sample."""
+    check_tensors(x=x)
     if x.ndim < 2 or len(x) == 0 or not x.is_floating_point():
         raise ValueError(
             "expected a floating-point batch (n, *shape) of at least one sample, "
@@ -23,6 +25,7 @@ def check_batch(x: Tensor) -> None:
 
 def check_labels(pieces: Sequence[Affine], x: Tensor, y: Tensor) -> None:
     """Raise ValueError unless y is (n,) int64, one class of the network for each sample."""
+    check_tensors(y=y)
     K = math.prod(pieces[-1].shape_out)
     if y.shape != x.shape[:1] or y.dtype != torch.int64 or not bool(((y >= 0) & (y < K)).all()):
         raise ValueError(

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from . import losses
+from ._given import check_moves, check_tensors
 from .evaluation import Attack, Model
-from .models import evaluating
+from .models import evaluating, logits
 from .threat import Ball
 
 
@@ -47,7 +48,12 @@ def transfer(attack: Attack) -> Attack:
 
 def frozen(attack: Attack) -> Attack:
     """Adapt once, to x itself, and attack the network that comes out, which no longer moves."""
-    return lambda defense, x, y, ball: attack(defense.adapt(x), x, y, ball)
+
+    def against(defense: Defense, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        check_tensors(x=x)
+        return attack(defense.adapt(x.clone()), x, y, ball)
+
+    return against
 
 
 def unrolled(attack: Attack) -> Attack:
@@ -68,8 +74,8 @@ def bpda(attack: Attack, stand_in: Callable[[Defense], Model] | None = None) -> 
 
         def model(at: Tensor) -> Tensor:
             with torch.no_grad():
-                z = defense(at)
-            slope = other(at)
+                z = logits(defense, at)
+            slope = logits(other, at)
             return z + (slope - slope.detach())
 
         with evaluating(other), evaluating(defense):
@@ -89,7 +95,7 @@ def eot(attack: Attack, draws: int) -> Attack:
 
     def against(defense: Model, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         def model(at: Tensor) -> Tensor:
-            each = torch.stack([torch.log_softmax(defense(at), 1) for _ in range(draws)])
+            each = torch.stack([torch.log_softmax(logits(defense, at), 1) for _ in range(draws)])
             return torch.logsumexp(each, 0) - math.log(draws)
 
         with evaluating(defense):
@@ -112,11 +118,12 @@ def gmsa(attack: Callable[..., Tensor], rounds: int = 5, worst: bool = False) ->
         raise ValueError(f"expected rounds ≥ 1, got {rounds!r}")
 
     def against(defense: Defense, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        check_tensors(x=x)
         pool, delta = [defense.model], torch.zeros_like(x)
         best, lowest = delta, torch.full(x.shape[:1], math.inf, dtype=x.dtype, device=x.device)
 
         def side_by_side(at: Tensor) -> Tensor:
-            return torch.cat([member(at) for member in pool], 1)
+            return torch.cat([logits(member, at) for member in pool], 1)
 
         def pooled(z: Tensor, y: Tensor) -> Tensor:
             each = torch.stack([losses.log_odds(part, y) for part in z.chunk(len(pool), 1)])
@@ -126,8 +133,9 @@ def gmsa(attack: Callable[..., Tensor], rounds: int = 5, worst: bool = False) ->
             for _ in range(rounds):
                 pool.append(defense.adapt(x + delta))
                 delta = attack(side_by_side, x, y, ball, loss=pooled, keep="last")
+                check_moves(attack, delta, x)
                 with torch.no_grad():
-                    now = losses.margin(defense(x + delta), y)
+                    now = losses.margin(logits(defense, x + delta), y)
                 better = now < lowest
                 lowest = torch.where(better, now, lowest)
                 best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), delta, best)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from . import dual, linear, losses
 from ._arguments import check_batch, check_bounds, check_labels, check_slopes
+from ._given import check_ball
 from ._precision import in_its_own_type
 from ._work import parallel_map, runs
 from .affine import Affine, Bounds, affine_pieces, width
@@ -195,6 +196,7 @@ def problems(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[tuple[list
 
     In float64 on the CPU. Raises ValueError for p ≠ ∞.
     """
+    check_ball(ball)
     if ball.p != math.inf:
         raise ValueError(f"linear and integer programs are for p = math.inf, got p = {ball.p!r}")
     layers = [(_numpy(W), _numpy(b)) for W, b in (piece.matrix() for piece in pieces)]
@@ -285,6 +287,7 @@ def _towards(y: Tensor, K: int) -> Tensor:
 
 def _batches(pieces: Sequence[Affine], x: Tensor, ball: Ball) -> Iterator[tuple[Tensor, Tensor, Ball]]:
     """Which samples, the samples and their balls, as many at a time as fit."""
+    check_ball(ball)
     ball.radii(x)  # raises for an ε that no batch by itself would notice
     for rows in runs(len(x), width(pieces), x.device):
         yield rows, x[rows], ball.subset(rows)

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from ._given import check_ball, check_tensors
 from ._precision import in_its_own_type
 from .threat import Ball
 
@@ -44,6 +45,8 @@ def ball(y: Tensor, x: Tensor, ball: Ball) -> Tensor:
     y, x: (n, *shape).  Returns (n,); differentiable in y.
     Raises ValueError unless x is like y, and for what `Ball.support` refuses.
     """
+    check_tensors(y=y, x=x)
+    check_ball(ball)
     if x.shape != y.shape or x.dtype != y.dtype:
         raise ValueError(
             f"expected x like y, {y.dtype} {tuple(y.shape)}, got {x.dtype} {tuple(x.shape)}"

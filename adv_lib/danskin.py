@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import attacks, losses
+from . import attacks, losses, models
+from ._given import check_ball, check_tensors
 from .stack import Stack, drawn, members_of
 from .threat import Ball
 
@@ -252,6 +253,7 @@ def perturbations(
     generator: draws the points; on the device of x; or one for each member of a `stack.Stack`.
     Returns δ (m, n, *shape).  Raises ValueError as `ddd`, and what `attacks.pgd` raises.
     """
+    check_tensors(x=x, y=y)
     _check_draws(ball, generator, m, steps)
     every = x.repeat(m, *[1] * (x.ndim - 1))
     start = torch.cat([torch.zeros_like(x), drawn(ball.sample, every[len(x) :], generator)])
@@ -271,6 +273,7 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     products of its own: (E, r, r).
     Raises ValueError for shapes that do not fit, and for a model without parameters to differentiate.
     """
+    check_tensors(x=x, y=y)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if x.ndim < 2 or y.shape != x.shape[:2] or y.numel() == 0 or not own:
         raise ValueError(
@@ -285,7 +288,7 @@ def gram(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         products.baddbmm_(rows, rows.transpose(1, 2))
 
     def logits(copies: dict, kept: dict, x: Tensor) -> Tensor:
-        return torch.func.functional_call(model, (copies, kept), (x,))
+        return models.check_logits(torch.func.functional_call(model, (copies, kept), (x,)), x)
 
     with torch.inference_mode(False), torch.enable_grad():
         x, y, r = x.clone(), y.clone(), len(x)
@@ -337,7 +340,7 @@ def ddd(
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         moved = x + perturbations(model, x, y, ball, m, generator, steps=steps)
         if m == 1:
-            return losses.cross_entropy(model(moved[0]), y)
+            return losses.cross_entropy(models.logits(model, moved[0]), y)
         E = members_of(model)
         n = len(x) // E
         s = max(k for k in range(1, min(parts, n) + 1) if n % k == 0)
@@ -354,6 +357,7 @@ def ddd(
 
 
 def _check_draws(ball: Ball, generator: torch.Generator, m: int, steps: int) -> None:
+    check_ball(ball)
     if ball.per_sample or generator is None or m < 1 or steps < 1:
         raise ValueError(
             "expected one eps for all samples, a generator, and m and steps of at least 1, "

@@ -70,6 +70,7 @@ def binary(data: Data, a: int, b: int) -> Data:
 def photograph(source: str) -> Tensor:
     """One photograph as a classifier of ImageNet gets it, (1, 3, 224, 224) in [0, 1].
 
+    The picture is turned as its camera says, 16 bits become 8, and what is transparent lies on white.
     The shorter side is scaled to 256 pixels and the middle square of 224 cut out. Nothing is normalised:
     that is the model's part (`models.imagenet`).
     source: "flower" or "china", which ship with scikit-learn; the path of an image; or, in Colab,
@@ -99,11 +100,27 @@ def _picture(source: str):
     if source in ("flower", "china"):
         return Image.open(_scikit_learn("images", f"{source}.jpg"))
     try:
-        return Image.open(_upload() if source == "upload" else source).convert("RGB")
+        return _upright(Image.open(_upload() if source == "upload" else source))
     except (OSError, UnidentifiedImageError) as error:
         raise ValueError(
             f'expected "flower", "china", an image file or, in Colab, "upload", got {source!r}: {error}'
         ) from error
+
+
+def _upright(image):
+    """A PIL image of any mode and orientation as an upright one in RGB, on white where it is clear."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, which convert would cut off at 255
+        grey = (np.asarray(image).astype(float) / 257).round().clip(0, 255)
+        image = Image.fromarray(grey.astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 def _upload() -> io.BytesIO:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from . import losses, stack
-from .models import evaluating
+from ._given import check_tensors
+from .models import check_logits, evaluating
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, stack.BatchNorm)
 WIDTH = "width²"  # the name of Σ among the tensors that move; parameters have no such names
@@ -37,6 +38,7 @@ def blur(x: Tensor, variance: Tensor) -> Tensor:
     x: (n, C, H, W).  variance: () or, one a sample, (n,); ≥ 0 and finite.  Returns like x.
     Raises ValueError for other shapes and variances.  Source: Lindeberg 1990.
     """
+    check_tensors(x=x, variance=variance)
     if x.ndim != 4 or variance.shape not in ((), x.shape[:1]):
         raise ValueError(
             f"expected images (n, C, H, W) and a variance () or (n,), "
@@ -75,21 +77,26 @@ class Adapted:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The logits (n, K) in eval mode. If `each`, x must be n samples in the order of the batch."""
+        check_tensors(x=x)
         affine = dict(self.moved)
         variance = affine.pop(WIDTH, None)
         if self.each and any(len(value) != len(x) for value in self.moved.values()):
             sizes = [len(value) for value in self.moved.values()]
             raise ValueError(f"expected the {sizes[0]} samples that were adapted to, got {len(x)}")
-        if variance is not None:
+        if variance is None:
+            x = x.clone()  # the model may change its input in place
+        else:
             many = variance.ndim and not self.each  # a width for each member of a stack
             x = blur(x, variance.repeat(len(x) // len(variance)) if many else variance)
         with evaluating(self.model):
             if not affine:
-                return self.model(x)
-            if not self.each:
-                return functional_call(self.model, affine, (x,))
-            with _row_by_row(self.model, affine) as plain:
-                return functional_call(self.model, plain, (x,))
+                z = self.model(x)
+            elif not self.each:
+                z = functional_call(self.model, affine, (x,))
+            else:
+                with _row_by_row(self.model, affine) as plain:
+                    z = functional_call(self.model, plain, (x,))
+        return check_logits(z, x, classes=1)
 
 
 def _norms(model: nn.Module) -> Iterator[tuple[str, nn.Module, list[str]]]:
@@ -198,6 +205,7 @@ class Dent(nn.Module):
 
     def path(self, x: Tensor) -> list[Adapted]:
         """The network as it is, and after each of the steps on the batch x (n, *shape)."""
+        check_tensors(x=x)
         through = self.unroll and torch.is_grad_enabled()
         with nullcontext() if through else torch.inference_mode(False), torch.enable_grad():
             at = x if through else x.detach().clone()

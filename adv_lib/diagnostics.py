@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from . import attacks, losses
+from ._given import check_ball, check_tensors
 from .evaluation import Attack, Model, Rate, rate, survivors
-from .models import evaluating
+from .models import evaluating, logits
 from .threat import Ball
 
 
@@ -62,6 +63,8 @@ def masking(
     A model that shows none may still have masked gradients: only an attack made for it can tell.
     Source: Athalye, Carlini & Wagner 2018, section 3.1; Carlini et al. 2019, section 3.
     """
+    check_tensors(x=x, y=y)
+    check_ball(ball)
     if ball.box is None or len(x) == 0:
         raise ValueError(
             "expected a ball with a box, of which the second symptom is the size, and at least one "
@@ -97,7 +100,7 @@ def _slope(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """‖∇_x ℓ‖_∞ of the cross-entropy, (n,): 0 where the loss does not follow x at all."""
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         at, labels = x.detach().clone().requires_grad_(), y.clone()
-        loss = losses.cross_entropy(model(at), labels).sum()
+        loss = losses.cross_entropy(logits(model, at), labels).sum()
         if not loss.requires_grad:
             return torch.zeros_like(x.flatten(1)[:, 0])
         (gradient,) = torch.autograd.grad(loss, at, allow_unused=True, materialize_grads=True)
@@ -118,6 +121,8 @@ def landscape(
     x: (1, *shape), y: (1,), distances: the values of s and of t, in units of ε.
     Returns (len(distances), len(distances)), rows s, columns t.
     """
+    check_tensors(x=x, y=y, distances=distances)
+    check_ball(ball)
     free = replace(ball, box=None)
     generator = torch.Generator(x.device).manual_seed(0)
     steepest = attacks.fgsm(model, x, y, free, loss=losses.cross_entropy)
@@ -138,11 +143,14 @@ def loss_along(
     x: (1, *shape), y: (1,), directions u: each (1, *shape); distances: one vector for each direction.
     Returns a tensor of shape (len(distances[0]), len(distances[1]), …).
     """
-    if len(x) != 1 or y.shape != (1,) or not distances or len(directions) != len(distances):
+    check_tensors(x=x, y=y)
+    if x.shape[:1] != (1,) or y.shape != (1,) or not distances or len(directions) != len(distances):
         raise ValueError(
             "expected one sample, its label (1,), and as many distances as directions, at least one, "
-            f"got {len(x)}, {tuple(y.shape)}, {len(distances)} and {len(directions)}"
+            f"got {tuple(x.shape)}, {tuple(y.shape)}, {len(distances)} and {len(directions)}"
         )
+    for u, t in zip(directions, distances, strict=True):
+        check_tensors(direction=u, distances=t)
     if any(u.shape != x.shape or u.dtype != x.dtype for u in directions):
         found = [f"{u.dtype} {tuple(u.shape)}" for u in directions]
         raise ValueError(f"expected directions like x, {x.dtype} {tuple(x.shape)}, got {found}")
@@ -151,7 +159,7 @@ def loss_along(
     grid = torch.cartesian_prod(*distances).reshape(-1, len(distances)).to(x)
     moves = grid @ torch.cat([u.reshape(1, -1) for u in directions])
     with evaluating(model), torch.no_grad():
-        values = loss(model(x + moves.reshape(-1, *x.shape[1:])), y.expand(len(grid)))
+        values = loss(logits(model, x + moves.reshape(-1, *x.shape[1:])), y.expand(len(grid)))
     if values.shape != (len(grid),):
         raise ValueError(f"expected a loss with one number a sample, got {tuple(values.shape)}")
     return values.reshape([len(t) for t in distances])

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from . import losses, stack
-from .models import evaluating
+from ._given import check_ball, check_moves, check_tensors, kind
+from .models import evaluating, logits
 from .threat import Ball
 
 Model = Callable[[Tensor], Tensor]
@@ -123,16 +124,21 @@ def survivors(
 
     attacks: functions (model, x, y, ball) → δ, such as those of `attacks` or a `functools.partial` of
              one. Each is given the samples that withstood the ones before; a tie counts as broken.
+    Of a model that draws at random this is one draw: see `table`.
     Raises ValueError if an attack leaves Δ(x), and for n = 0.
     """
-    if len(x) == 0 or len(x) != len(y) or batch_size < 1:
-        raise ValueError(
-            "expected as many inputs as labels, at least one, and batch_size ≥ 1, "
-            f"got {len(x)}, {len(y)} and {batch_size!r}"
-        )
+    _check_samples(x, y, ball, batch_size)
+    if isinstance(attacks, Mapping) or callable(attacks):
+        raise ValueError(f"expected a list of attacks, got {kind(attacks)} {attacks}")
     if attacks:
         ball.radii(x)  # raises for an ε that no batch by itself would notice
-    alive = _right(model, x, y, batch_size)
+    alive = _margins(model, x, y, batch_size) > 0
+    return _withstand(alive, model, x, y, ball, attacks, batch_size)
+
+
+def _withstand(alive, model, x, y, ball, attacks, batch_size) -> Tensor:
+    """Which of the samples that are alive stay so, (n,) bool; alive itself stays as it is."""
+    alive = alive.clone()
     for attack in attacks:
         for batch in alive.nonzero().squeeze(1).split(batch_size):
             if len(batch) == 0:  # none is left
@@ -140,8 +146,19 @@ def survivors(
             part = ball.subset(batch)
             delta = attack(model, x[batch], y[batch], part)
             check_allowed(attack, delta, x[batch], part)
-            alive[batch] = _right(model, x[batch] + delta, y[batch], batch_size)
+            alive[batch] = _margins(model, x[batch] + delta, y[batch], batch_size) > 0
     return alive
+
+
+def _check_samples(x: Tensor, y: Tensor, ball: Ball, batch_size: int) -> None:
+    """Raise ValueError for what cannot be judged."""
+    check_tensors(x=x, y=y)
+    check_ball(ball)
+    if y.ndim != 1 or x.shape[:1] != y.shape or len(y) == 0 or batch_size < 1:
+        raise ValueError(
+            "expected as many inputs as labels (n,), at least one, and batch_size ≥ 1, "
+            f"got {tuple(x.shape)}, {tuple(y.shape)} and {batch_size!r}"
+        )
 
 
 def check_allowed(attack: object, delta: Tensor, x: Tensor, ball: Ball) -> None:
@@ -149,8 +166,9 @@ def check_allowed(attack: object, delta: Tensor, x: Tensor, ball: Ball) -> None:
 
     delta, x: (n, *shape).
     """
-    if delta.shape != x.shape:
-        raise ValueError(f"expected {attack} to return δ {tuple(x.shape)}, got {tuple(delta.shape)}")
+    check_tensors(x=x)
+    check_ball(ball)
+    check_moves(attack, delta, x)
     outside = (~ball.contains(delta, x)).nonzero().flatten().tolist()
     if outside:
         raise ValueError(
@@ -188,11 +206,9 @@ def robust_accuracy_curve(
     curve cannot rise. The ball's own eps is not used, unless each entry has its own: then these keep
     their ratios, and ε is the largest of a sample.
     """
-    if any(b < a for a, b in pairwise(radii)) or len(x) != len(y):
-        raise ValueError(
-            "expected radii in increasing order and as many inputs as labels, "
-            f"got {list(radii)}, {len(x)} and {len(y)}"
-        )
+    _check_samples(x, y, ball, batch_size)
+    if any(b < a for a, b in pairwise(radii)):
+        raise ValueError(f"expected radii in increasing order, got {list(radii)}")
     share = torch.as_tensor(ball.eps)
     if share.ndim > 1:
         most = share.flatten(1).amax(1).view(-1, *[1] * (share.ndim - 1))
@@ -266,17 +282,22 @@ def table(
              then stands for as many networks as the stack has members: they are attacked and answer side
              by side, and no attack may drop samples.
     Returns a `Table`.
+
+    A model may draw at random. Then each cell is one draw: the attack saw other draws than the one that
+    judged it, the clean answers are drawn once for the whole row, and another call counts otherwise.
+    So a right cell says that this draw was right, not that δ fails; `adaptive.eot` attacks the mean over
+    draws, and a proof must be about all of them. Where the clean answers, asked for once more, are not
+    the same, `table` warns.
     Raises ValueError for no samples, names that are taken, a stack without whole batches, an attack that
     leaves Δ(x), and where a proof and an attack contradict each other: then one of them is wrong.
     """
-    if any(isinstance(seeds, torch.nn.Module) for seeds in models.values()):
+    proofs = {} if proofs is None else proofs
+    for what, given in (("models", models), ("attacks", attacks), ("proofs", proofs)):
+        if not isinstance(given, Mapping):
+            raise ValueError(f"expected {what} by name, as {{'PGD': attacks.pgd}}, got {kind(given)}")
+    if any(callable(seeds) for seeds in models.values()):
         raise ValueError("expected a list of networks for each name, one for each seed, got a network")
-    if len(x) == 0 or len(x) != len(y) or batch_size < 1:
-        raise ValueError(
-            "expected as many inputs as labels, at least one, and batch_size ≥ 1, "
-            f"got {len(x)}, {len(y)} and {batch_size!r}"
-        )
-    proofs = proofs or {}
+    _check_samples(x, y, ball, batch_size)
     columns = ["clean", *attacks, "worst", *proofs]
     networks = {name: sum(map(_members, seeds)) for name, seeds in models.items()}
     if len(set(columns)) < len(columns) or len({*networks.values()} | {0}) != 2:
@@ -291,37 +312,58 @@ def table(
     for name, seeds in models.items():
         rows = []
         for model in seeds:
-            row = withstand(model, x, y, ball, attacks, batch_size)
+            row = withstand(name, model, x, y, ball, attacks, batch_size)
             row["worst"] = torch.stack(list(row.values())).all(0)
-            row |= {column: proof(model, x, y, ball) for column, proof in proofs.items()}
+            row |= {column: proof(model, x.clone(), y, ball) for column, proof in proofs.items()}
             _check_proofs(name, row, proofs)
             rows.append({column: cells.view(-1, len(x)) for column, cells in row.items()})
         right[name] = {column: torch.cat([row[column] for row in rows]) for column in columns}
     return Table(right)
 
 
-def _one_by_one(model, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
+def _one_by_one(name, model, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
     """What a network gets right without and under each attack: column → (n,) bool."""
-    alone = partial(survivors, model, x, y, ball, batch_size=batch_size)
-    return {"clean": alone()} | {name: alone([attack]) for name, attack in attacks.items()}
+    margins = _margins(model, x, y, batch_size)
+    row = {"clean": margins > 0}
+    for column, attack in attacks.items():
+        row[column] = _withstand(row["clean"], model, x, y, ball, [attack], batch_size)
+    _warn_of_draws(name, margins, _margins(model, x, y, batch_size))
+    return row
 
 
-def _in_whole_batches(model, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
+def _in_whole_batches(name, model, x, y, ball, attacks, batch_size) -> dict[str, Tensor]:
     """The same with every sample in every batch, for each network of a stack: column → (E, n) bool."""
     E = _members(model)
-    columns = {name: y.new_zeros(len(x), E, dtype=torch.bool) for name in ("clean", *attacks)}
+    columns = {column: y.new_zeros(len(x), E, dtype=torch.bool) for column in ("clean", *attacks)}
+    first, again = [], []
     with evaluating(model):
         for batch in torch.arange(len(x), device=x.device).split(batch_size):
             rows = batch.repeat_interleave(E)  # each sample once for every network
             at, labels, part = x[rows], y[rows], ball.subset(rows)
-            clean = _right(model, at, labels, len(rows))
+            first.append(_margins(model, at, labels, len(rows)))
+            clean = first[-1] > 0
             columns["clean"][batch] = clean.view(-1, E)
-            for name, attack in attacks.items():
-                delta = attack(model, at, labels, part)
-                check_allowed(name, delta, at, part)
-                left = _right(model, at + delta, labels, len(rows)) & clean
-                columns[name][batch] = left.view(-1, E)
-    return {name: right.T.contiguous() for name, right in columns.items()}
+            for column, attack in attacks.items():
+                delta = attack(model, at.clone(), labels, part)
+                check_allowed(column, delta, at, part)
+                left = (_margins(model, at + delta, labels, len(rows)) > 0) & clean
+                columns[column][batch] = left.view(-1, E)
+            again.append(_margins(model, at, labels, len(rows)))
+    _warn_of_draws(name, torch.cat(first), torch.cat(again))
+    return {column: right.T.contiguous() for column, right in columns.items()}
+
+
+def _warn_of_draws(name: str, first: Tensor, again: Tensor) -> None:
+    """Warn if the margins of the same samples differ by more than rounding, beside the largest one."""
+    largest = first.abs().nan_to_num(0, 0).amax()
+    rounding = math.sqrt(torch.finfo(first.dtype).eps) * largest
+    differ = int(((first - again).abs() > rounding).sum())
+    if differ:
+        warnings.warn(
+            f"{name} gives {differ} of {len(first)} samples other logits when asked again: if it draws "
+            "at random, each cell of its row is one draw",
+            stacklevel=4,
+        )
 
 
 def _members(model: Model) -> int:
@@ -343,8 +385,8 @@ def _check_proofs(name: str, row: Mapping[str, Tensor], proofs: Mapping[str, Pro
             )
 
 
-def _right(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Whether class y leads all others, (n,) bool."""
+def _margins(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """By how much class y leads all others, (n,)."""
     with evaluating(model), torch.no_grad():
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        return torch.cat([losses.correct(model(a), b) for a, b in parts])
+        return torch.cat([losses.margin(logits(model, a), b) for a, b in parts])

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from . import attacks, bounds, branching, losses
 from ._arguments import check_batch, check_labels
+from ._given import check_tensors
 from ._precision import in_its_own_type
 from ._work import parallel_map, runs
 from .affine import affine_pieces
@@ -106,6 +107,7 @@ def margins(
     """
     if method not in SOLVERS:
         raise ValueError(f"expected one of the methods {tuple(SOLVERS)}, got {method!r}")
+    check_tensors(x=x)
     x = x.detach()
     problems = _problems(model, x, y, ball, node_limit)
     tasks = [(*p, label, method, node_limit) for p, label in zip(problems, y.tolist(), strict=True)]
@@ -145,6 +147,7 @@ def certify(
     Raises what `margins` raises.
     Source: Tjeng, Xiao & Tedrake 2019 (the order).
     """
+    check_tensors(x=x)
     x = x.detach()
     problems = _problems(model, x, y, ball, node_limit)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from . import losses
+from ._given import check_ball, check_tensors
 from ._precision import in_its_own_type
 from .threat import Ball
 
@@ -47,6 +48,8 @@ def margin(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def worst_case(w: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     """A δ ∈ Δ(x) that minimises the margin: ball.argmax(−y w, x).  Returns δ like x."""
+    check_tensors(w=w)
+    check_ball(ball)
     _check_binary(w, w.new_zeros(()), x, y)
     return ball.argmax(_against_label(w, x, y), x)
 
@@ -56,6 +59,7 @@ def robust_margin(w: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Ten
 
     Exact for every ball, with and without the box; differentiable in w and b.  Returns (n,).
     """
+    check_ball(ball)
     return margin(w, b, x, y) - ball.support(_against_label(w, x, y), x)
 
 
@@ -72,6 +76,7 @@ def robust_error(w: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> floa
 
     A margin of 0 counts as wrong. ε = 0 gives the ordinary error.  Raises ValueError without a sample.
     """
+    check_tensors(x=x)
     if len(x) == 0:
         raise ValueError("expected at least one sample, got none")
     return (robust_margin(w, b, x, y, ball) <= 0).double().mean().item()
@@ -88,6 +93,8 @@ def robust_logistic_regression(x: Tensor, y: Tensor, ball: Ball) -> tuple[Tensor
     """
     import cvxpy as cp
 
+    check_tensors(x=x, y=y)
+    check_ball(ball)
     if ball.box is not None or torch.as_tensor(ball.eps).ndim > 0:
         raise ValueError("the convex program takes a ball with one eps and no box")
     reach = largest_margin(x, y, ball.p)
@@ -116,6 +123,7 @@ def largest_margin(x: Tensor, y: Tensor, p: float) -> float:
     """
     import cvxpy as cp
 
+    check_tensors(x=x, y=y)
     if len(x) == 0 or len(y.unique()) < 2:
         raise ValueError(f"expected samples of both classes, got labels {_describe(y)}")
     _check_binary(x.new_zeros(math.prod(x.shape[1:])), x.new_zeros(()), x, y)
@@ -136,12 +144,11 @@ def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     Returns (n, K), with +inf at k = y; differentiable in W and b.
     """
     _check_classes(W, b, x, y)
+    check_ball(ball)
     K = len(W)
     z = x.flatten(1) @ W.T + b
     clean = z.gather(1, y[:, None]) - z
-    if (
-        ball.box is None and torch.as_tensor(ball.eps).ndim < 2
-    ):  # the gain depends on x through its class alone: one row for a pair of classes
+    if ball.box is None and torch.as_tensor(ball.eps).ndim < 2:  # one row for a pair of classes
         towards = W - W.unsqueeze(1)  # (K, K, d): from class j towards class k
         each = replace(ball, eps=1.0).support(towards.flatten(0, 1)).reshape(K, K)
         gain = ball.radii(x).unsqueeze(1) * each[y]
@@ -173,6 +180,7 @@ def _against_label(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _check_binary(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> None:
+    check_tensors(w=w, b=b, x=x, y=y)
     if w.ndim != 1 or x.ndim < 2 or x.flatten(1).shape[1] != len(w) or b.numel() != 1:
         raise ValueError(
             f"expected w (d,), b () and x (n, *d), got {tuple(w.shape)}, {tuple(b.shape)} "
@@ -184,6 +192,7 @@ def _check_binary(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> None:
 
 
 def _check_classes(W: Tensor, b: Tensor, x: Tensor, y: Tensor) -> None:
+    check_tensors(W=W, b=b, x=x, y=y)
     if W.ndim != 2 or x.ndim < 2 or x.flatten(1).shape[1] != W.shape[1] or b.shape != W.shape[:1]:
         raise ValueError(
             f"expected W (K, d), b (K,) and x (n, *d), got {tuple(W.shape)}, {tuple(b.shape)} "

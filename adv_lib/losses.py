@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._given import check_tensors
+
 
 def margin(z: Tensor, y: Tensor) -> Tensor:
     """z_y − max_{j≠y} z_j: positive exactly where the prediction is right, 0 at a tie.
@@ -105,6 +107,7 @@ def divergence(z: Tensor, moved: Tensor) -> Tensor:
     Raises ValueError unless both are logits of the same shape.
     Source: Zhang et al. 2019, eq. (5), with KL for the surrogate, as in their experiments.
     """
+    check_tensors(z=z, moved=moved)
     floating = z.is_floating_point() and moved.is_floating_point()
     if z.ndim != 2 or z.shape != moved.shape or z.shape[1] < 2 or not floating:
         raise ValueError(
@@ -124,6 +127,7 @@ def worst_logits(margins: Tensor) -> Tensor:
     Raises ValueError unless every row has one +∞.
     Source: Wong & Kolter 2018, Theorem 2.
     """
+    check_tensors(margins=margins)
     if margins.ndim != 2 or not bool(((margins == math.inf).sum(1) == 1).all()):
         raise ValueError(
             "expected margins (n, K) with one +∞ in each row, "
@@ -155,6 +159,7 @@ def information(z: Tensor) -> Tensor:
 
 
 def _log_softmax(z: Tensor) -> Tensor:
+    check_tensors(z=z)
     if z.ndim != 2 or z.shape[1] < 2 or not z.is_floating_point():
         raise ValueError(f"expected logits (n, K) with K ≥ 2, got {z.dtype} {tuple(z.shape)}")
     return torch.log_softmax(z, 1)
@@ -176,6 +181,8 @@ def _rivals(z: Tensor, y: Tensor) -> Tensor:
 
 
 def _check(z: Tensor, y: Tensor, classes: int = 2) -> None:
+    if not (isinstance(z, Tensor) and isinstance(y, Tensor)):  # asked first: this is the hot path
+        check_tensors(z=z, y=y)
     if z.ndim != 2 or z.shape[1] < classes or not z.is_floating_point():
         raise ValueError(f"expected logits (n, K) with K ≥ {classes}, got {z.dtype} {tuple(z.shape)}")
     if y.shape != z.shape[:1] or y.dtype != torch.int64:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data
+from ._given import check_tensors, kind
 
 
 def linear(features: int, outputs: int, generator: torch.Generator | None = None) -> nn.Sequential:
@@ -117,8 +118,10 @@ def evaluating(model: Callable) -> Iterator[None]:
     """Put a model in eval mode for a while, then give every submodule its own mode back.
 
     In eval mode dropout is off and BatchNorm neither uses the batch nor learns from it. A model that
-    is a plain function has no mode and stays as it is.
+    is a plain function has no mode and stays as it is.  Raises ValueError for what cannot be called.
     """
+    if not callable(model):
+        raise ValueError(f"expected a model, which takes images and returns logits, got {kind(model)}")
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
     try:
@@ -128,6 +131,25 @@ def evaluating(model: Callable) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+def logits(model: Callable, x: Tensor) -> Tensor:
+    """The model's answer to x (n, *shape): logits (n, K).
+
+    The model gets a copy, because some change their input in place, and x is the caller's.
+    Differentiable in x.  Raises ValueError as `check_logits`.
+    """
+    check_tensors(x=x)
+    return check_logits(model(x.clone()), x)
+
+
+def check_logits(z: Tensor, x: Tensor, classes: int = 2) -> Tensor:
+    """z, if that is floating-point logits (n, K) for n samples x, K ≥ classes; else ValueError."""
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        raise ValueError(f"expected the model to return a tensor of logits (n, K), got {kind(z)}")
+    if z.ndim != 2 or z.shape[0] != x.shape[0] or z.shape[1] < classes:  # len would be slower
+        raise ValueError(f"expected logits ({len(x)}, K) with K ≥ {classes}, got {tuple(z.shape)}")
+    return z
 
 
 def _seeded(build: Callable[[], nn.Sequential], generator: torch.Generator | None) -> nn.Sequential:

@@ -85,7 +85,7 @@ class Stack(nn.Module):
         E = len(self)
         if len(x) % E:
             raise ValueError(f"expected as many rows for each of {E} networks, got {len(x)} in all")
-        h = x.reshape(len(x) // E, E, -1).transpose(0, 1)
+        h = x.flatten(1).unflatten(0, (len(x) // E, E)).transpose(0, 1)
         return self.layers(h).transpose(0, 1).flatten(0, 1)
 
     def rows(self, x: Tensor) -> Tensor:

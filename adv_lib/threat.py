@@ -8,6 +8,7 @@ rise that far, which point of it is nearest, and what does a random point of it 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,15 +46,23 @@ class Ball:
     box: tuple[float, float] | None = None
 
     def __post_init__(self):
-        if self.p not in DUAL_ORDER:
+        if not isinstance(self.p, Hashable) or self.p not in DUAL_ORDER:
             raise ValueError(f"p must be 1, 2 or math.inf, got {self.p!r}")
-        eps = torch.as_tensor(self.eps)
-        if not bool((eps.isfinite() & (eps >= 0)).all()):
+        try:
+            eps = torch.as_tensor(self.eps)
+        except (TypeError, ValueError, RuntimeError) as error:  # what it says to None, words, objects
+            raise ValueError(f"eps must be a finite number ≥ 0, got {self.eps!r}") from error
+        if eps.is_complex() or not bool((eps.isfinite() & (eps >= 0)).all()):
             raise ValueError(
                 f"eps must be a finite number ≥ 0, or one per sample or per entry, got {self.eps!r}"
             )
         if self.box is not None:
-            lo, hi = self.box
+            try:
+                lo, hi = (float(end + 0.0) for end in self.box)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(
+                    f"box must be two numbers (lo, hi), the same for all entries of x, got {self.box!r}"
+                ) from error
             if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
                 raise ValueError(f"box must be (lo, hi) with lo < hi, got {self.box!r}")
 
@@ -193,6 +202,9 @@ class Ball:
 
         If each entry has its own: (n, d) or (1, d).
         """
+        for value in (rows, *([] if x is None else [x])):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"expected tensors (n, *shape), got {type(value).__name__}")
         if not rows.is_floating_point() or rows.ndim < 2:
             raise ValueError(
                 f"expected a floating-point batch (n, *shape), got {rows.dtype} {tuple(rows.shape)}"

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from . import attacks, losses, models
 from ._checkpoint import Checkpoint
+from ._given import check_ball, check_moves, check_tensors, kind
 from .data import Data
 from .optimisers import SGD, Optimiser
 from .stack import Stack, drawn, members_of
@@ -42,7 +43,7 @@ PLAIN = SGD()
 
 def clean(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """ℓ(f(x), y) with ℓ the cross-entropy: standard training, which takes δ = 0.  Returns (n,)."""
-    return losses.cross_entropy(model(x), y)
+    return losses.cross_entropy(models.logits(model, x), y)
 
 
 def adversarial(attack: Attack, ball: Ball) -> Inner:
@@ -56,6 +57,7 @@ def adversarial(attack: Attack, ball: Ball) -> Inner:
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with models.evaluating(model):
             delta = attack(model, x, y, ball)
+        check_moves(attack, delta, x)
         return clean(model, x + delta, y)
 
     return inner
@@ -67,6 +69,7 @@ def fast(ball: Ball, generator: Generator) -> Inner:
     ball: the same for all samples.  generator: draws the points; on the device of the data.
     Raises ValueError for an ε for each sample.  Source: Wong, Rice & Kolter 2020, algorithm 3.
     """
+    check_ball(ball)
     if ball.per_sample or generator is None:
         raise ValueError(
             f"expected one eps for all samples and a generator, got {ball.eps!r} and {generator!r}"
@@ -90,21 +93,22 @@ def trades(ball: Ball, generator: Generator, beta: float | Sequence[float] = 6.0
     beta: β, or one for each member of a `Stack`.
     Raises ValueError for β < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
     """
+    check_ball(ball)
     if not _within(beta, 0, sys.float_info.max) or generator is None:
         raise ValueError(f"expected a generator and beta ≥ 0, got {generator!r} and {beta!r}")
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with models.evaluating(model), torch.no_grad():
-            still = model(x)
+            still = models.logits(model, x)
         noise = 0.001 * drawn(_normal, x, generator)
 
-        def moved(z: Tensor, y: Tensor) -> Tensor:
+        def apart(z: Tensor, y: Tensor) -> Tensor:
             return losses.divergence(still, z)
 
         start = ball.project(noise, x)
-        delta = attacks.pgd(model, x, y, ball, steps=10, start=start, loss=moved, keep="last")
-        z = model(x)
-        return losses.cross_entropy(z, y) + _dealt(beta, z) * losses.divergence(z, model(x + delta))
+        delta = attacks.pgd(model, x, y, ball, steps=10, start=start, loss=apart, keep="last")
+        z, moved = models.logits(model, x), models.logits(model, x + delta)
+        return losses.cross_entropy(z, y) + _dealt(beta, z) * losses.divergence(z, moved)
 
     return inner
 
@@ -115,6 +119,7 @@ def certified(ball: Ball, method: str = "dual") -> Inner:
     method: "interval", "dual" or "crown".
     Source: Wong & Kolter 2018 (dual); Gowal et al. 2018 (interval).
     """
+    check_ball(ball)
     from . import bounds  # needs SciPy, which no other training does
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -182,6 +187,7 @@ class Ramp:
     end: float = 0.5
 
     def __post_init__(self):
+        check_ball(self.ball)
         if not 0 <= self.begin < self.end <= 1:
             raise ValueError(f"expected 0 ≤ begin < end ≤ 1, got {self.begin!r} and {self.end!r}")
 
@@ -245,6 +251,10 @@ def fit(
     """Minimise the mean of inner(model, x, y) over the data by stochastic gradient descent, in place.
 
     For one batch B after the other the optimiser moves θ along ∇_θ (1/|B|) Σ_{(x,y)∈B} inner(θ, x, y).
+    An epoch deals the n samples, shuffled, to k batches whose sizes differ by at most one, so that no
+    sample weighs more than another because few were left over. k is what brings the sizes nearest to
+    batch_size: n / batch_size, rounded, and at least 1. Of 1,201 samples in batches of 100, 11 batches
+    have 100 and one has 101.
 
     model: a network, or a `Stack` of E: then what is minimised is the sum of E means, the gradients are
            each member's own, and every member ends with the weights that it would have had alone.
@@ -267,8 +277,9 @@ def fit(
     Raises ValueError for arguments that cannot be trained on and for the checkpoint of another run,
     FloatingPointError if the loss or the step size is not finite, or what `best` names is NaN.
     """
-    (x, y), watch, E = data, watch or {}, members_of(model)
-    _check_run(model, x, y, epochs, lr, batch_size, watch, best, checkpoint)
+    watch, E = watch or {}, members_of(model)
+    _check_run(model, data, epochs, lr, batch_size, watch, best, checkpoint)
+    x, y = data
     generators = _generators(generator, E)
     memory, record, over = optimiser.start(model), None, 0
     if checkpoint is not None:
@@ -278,7 +289,8 @@ def fit(
         over, record = kept.resume()
     for number in range(over + 1, epochs + 1):
         orders = [torch.randperm(len(x), generator=g, device=g.device) for g in generators]
-        batches = torch.stack(orders, 1).expand(-1, E).to(x.device).split(batch_size)
+        parts = max(1, math.ceil(len(x) / batch_size - 0.5))  # never of one sample that is left over
+        batches = torch.stack(orders, 1).expand(-1, E).to(x.device).tensor_split(parts)
         total = torch.zeros(E, dtype=torch.float64, device=x.device)
         for i, batch in enumerate(batches):
             done, rows = (number - 1 + i / len(batches)) / epochs, batch.flatten()
@@ -308,7 +320,8 @@ def fit(
 
 def _gradient(model: nn.Module, inner: Inner, x: Tensor, y: Tensor, number: int) -> Tensor:
     """The gradient of each network's mean loss in .grad, and these losses, (E,)."""
-    values = inner(model, x, y)
+    values = inner(model, x.clone(), y)  # a model that changes its input would change the next update's
+    check_tensors(inner=values)
     if values.shape != y.shape[:1]:
         raise ValueError(f"expected an inner {tuple(y.shape[:1])}, got {tuple(values.shape)}")
     loss = values.view(-1, members_of(model)).mean(0)
@@ -316,15 +329,30 @@ def _gradient(model: nn.Module, inner: Inner, x: Tensor, y: Tensor, number: int)
         raise FloatingPointError(
             f"expected a finite loss, got {loss.detach().tolist()} in epoch {number}"
         )
+    if not loss.requires_grad:
+        own = [p.requires_grad for p in model.parameters()]
+        raise ValueError(
+            "expected a loss that depends on the parameters, some of which require a gradient, "
+            f"got one that does not, and {sum(own)} of {len(own)} require it"
+        )
     model.zero_grad()
     loss.sum().backward()
     return loss.detach()
 
 
-def _check_run(model, x, y, epochs, lr, batch_size, watch, best, checkpoint) -> None:
-    """Raise ValueError for what cannot be trained on."""
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"data must be as many inputs as labels, got {len(x)} and {len(y)}")
+def _check_run(model, data, epochs, lr, batch_size, watch, best, checkpoint) -> None:
+    """Raise ValueError for what cannot be trained, or trained on."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, whose parameters can move, got {kind(model)}")
+    if not isinstance(data, tuple | list) or [isinstance(t, Tensor) for t in data] != [True, True]:
+        got = [kind(part) for part in data] if isinstance(data, tuple | list) else kind(data)
+        raise ValueError(f"expected data to be two tensors, inputs and labels, got {got}")
+    x, y = data
+    if x.shape[:1] != y.shape[:1] or x.shape[:1] in ((), (0,)):
+        raise ValueError(
+            "data must be as many inputs as labels, at least one, "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
     if epochs < 0 or batch_size < 1 or not (callable(lr) or _sizes(lr)):
         raise ValueError(
             "expected epochs ≥ 0, batch_size ≥ 1 and 0 < lr < ∞, "

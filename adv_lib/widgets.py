@@ -76,7 +76,7 @@ def slider(
     live:    with a kernel, an ipywidgets version instead that calls draw for every value between.
     Raises ValueError without a control, for a control without values, or for an empty alt text.
     """
-    if not controls or any(not c.values or not 0 <= c.start < len(c.values) for c in controls):
+    if not controls or any(not 0 <= c.start < len(c.values) for c in controls):
         raise ValueError("expected at least one control, each with values and a start among them")
     if live:
         return _live(draw, controls)
@@ -139,14 +139,15 @@ def _live(draw: Callable[..., Figure], controls: tuple[Control, ...]):
     return ipywidgets.interactive(redraw, **inputs)
 
 
-PAGE = """<figure class="adv-slider" id="{name}">
+PAGE = """<figure class="adv-slider" data-slider="{name}">
 <div class="adv-controls">{inputs}</div>
 <img src="{source}" alt="{alt}">
 {caption}
 <script type="application/json">{data}</script>
 <script>
-(() => {{
-  const figure = document.getElementById("{name}");
+document.querySelectorAll('figure[data-slider="{name}"]').forEach((figure) => {{
+  if (figure.moves) return; // the same slider may be shown twice, and each one runs this
+  figure.moves = true;
   const {{frames, alts, texts}} = JSON.parse(figure.querySelector("script").textContent);
   const inputs = [...figure.querySelectorAll("input")];
   const image = figure.querySelector("img");
@@ -162,6 +163,6 @@ PAGE = """<figure class="adv-slider" id="{name}">
     image.alt = alts[frame];
   }};
   inputs.forEach((input) => input.addEventListener("input", show));
-}})();
+}});
 </script>
 </figure>"""

@@ -1102,6 +1102,44 @@ def test_a_model_that_returns_probabilities_is_warned_of_where_the_attack_is_cal
     assert [warning.filename for warning in caught] == [__file__]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("K", [2, 10, 1000])
+@pytest.mark.parametrize("scale", [1, 10])
+def test_probabilities_are_noticed_in_every_type_and_logits_that_look_like_some_are_not(dtype, K, scale):
+    z = scale * torch.randn(64, K, generator=seeded(0), dtype=torch.float64)
+
+    def model(at):
+        return (z[: len(at)].to(dtype) + at.to(dtype)).softmax(1)
+
+    x, y, free = torch.zeros(64, 1).double(), torch.zeros(64, dtype=torch.int64), Ball(math.inf, 0.1)
+    with pytest.warns(UserWarning, match="probabilities"):
+        attacks.square(model, x, y, free, queries=1, keep="best")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attacks.square(lambda at: model(at) + 0.05, x, y, free, queries=1, keep="best")
+        attacks.square(model, x[:1], y[:1], free, queries=1, keep="best")  # one row is too little
+        attacks.square(lambda at: model(at).round(), x, y, free, queries=1, keep="best")  # a vote
+
+
+def test_a_single_sample_is_enough_once_its_answer_has_moved_a_few_times():
+    model, x, y, ball = problem(n=1)
+    with pytest.warns(UserWarning, match="probabilities"):
+        attacks.pgd(lambda x: model(x).softmax(1), x, y, ball, steps=5)
+
+
+@pytest.mark.parametrize("logits", [[1.0, 0.0, 0.0], [0.7, 0.3, 0.0], [0.2, 0.2, 0.6]])
+def test_a_network_with_logits_that_happen_to_sum_to_1_on_one_sample_is_not_warned_of(logits):
+    towards = torch.tensor([[1.0, 0.5, 0.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attacks.pgd(
+            lambda x: torch.tensor([logits]) + x @ towards,
+            torch.zeros(1, 1),
+            torch.tensor([0]),
+            Ball(math.inf, 0.1),
+        )
+
+
 @each_run
 def test_logits_are_not_warned_of(attack):
     model, x, y, ball = problem()

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from asking import ASKED, WEIGHED, takes
 from package import public, public_methods
 from torch import nn
 from torch.nn.utils import prune
@@ -794,6 +796,97 @@ def of_landscapes():
     yield name, lambda: draw(with_entry(x, NAN)[:1], labels[:1], ball, eps), "finite NaN"
 
 
+class Returns(nn.Module):
+    """A network that hands its logits over in something else."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.network, self.wrap = models.mlp([4, 5, 3], norm=True), wrap
+
+    def forward(self, x):
+        return self.wrap(self.network(x))
+
+
+def of_kinds():
+    """What users pass for a tensor, a ball, a model or a list, by every function that takes one."""
+    wide = torch.rand(4, 4, generator=torch.Generator().manual_seed(1))
+    array, listed = wide.numpy(), labels.tolist()
+    good = {"model": models.mlp([4, 5, 3]), "x": wide, "y": labels, "ball": cube}
+    wrong = [("x", array, "tensor ndarray"), ("y", labels.numpy(), "tensor ndarray")]
+    wrong += [("y", listed, "tensor list"), ("ball", 0.1, "Ball 0.1"), ("ball", None, "Ball None")]
+    loose = [("model", Returns(lambda z: (z, z)), "model to return logits tuple")]
+    loose += [("model", Returns(lambda z: {"logits": z}), "model to return logits dict")]
+    loose += [("model", Returns(lambda z: None), "model to return logits NoneType")]
+    for calls, cases in ((ASKED, wrong + loose), (WEIGHED, wrong)):
+        for title, call in calls.items():
+            some = good | ({"model": Returns(lambda z: z)} if calls is ASKED else {})
+            for which, value, words in cases:
+                if which in takes(call):
+                    given = [(some | {which: value})[name] for name in takes(call)]
+                    yield title.split(" ")[0], partial(call, *given), words
+
+    for name, attack in (("fgsm", attacks.fgsm), ("square", attacks.square), ("pgd", attacks.pgd)):
+        asked = partial(attack, net, x, labels, cube)
+        yield f"attacks.{name}", lambda f=asked: f(targets=3), "targets tensor int"
+        yield f"attacks.{name}", lambda a=attack: a(None, x, labels, cube), "a model NoneType"
+    yield "attacks.pgd", lambda: attacks.pgd(net, x, labels, cube, start=0), "start tensor int"
+    judges = {
+        "evaluation.survivors": lambda a: evaluation.survivors(net, x, labels, cube, a),
+        "evaluation.robust_accuracy": lambda a: evaluation.robust_accuracy(net, x, labels, cube, a),
+        "evaluation.robust_accuracy_curve": lambda a: evaluation.robust_accuracy_curve(
+            net, x, labels, cube, a, [0.1]
+        ),
+    }
+    nothing = lambda *_: None  # noqa: E731
+    for name, judge in judges.items():
+        yield name, lambda f=judge: f(attacks.pgd), "list of attacks got function pgd"
+        yield name, lambda f=judge: f({"PGD": attacks.pgd}), "list of attacks got dict"
+        yield name, lambda f=judge: f([nothing]), "return NoneType"
+        yield name, lambda f=judge: f([lambda *_: x.numpy()]), "return numpy.ndarray"
+    name, judge = "evaluation.table", evaluation.table
+    for attack in (attacks.pgd, [attacks.pgd]):
+        yield name, lambda a=attack: judge({"a": [net]}, x, labels, cube, a), "attacks by name"
+    yield name, lambda: judge([net], x, labels, cube, {}), "models by name got list"
+    yield name, lambda: judge({"a": lambda v: v}, x, labels, cube, {}), "list of networks"
+    yield name, lambda: judge({"a": [net]}, x, labels, cube, {"b": nothing}), "return NoneType"
+    yield name, lambda: judge({"a": [net]}, x, labels, cube, {}, nothing), "proofs by name function"
+    yield "training.adversarial", lambda: training.adversarial(nothing, cube)(net, x, labels), "NoneType"
+    yield "adaptive.gmsa", lambda: ASKED["adaptive.gmsa"](net, x, labels, 0.1), "Ball 0.1"
+
+    pairs = torch.utils.data.TensorDataset(x, y)
+    for given in (torch.utils.data.DataLoader(pairs), pairs, (x, y, y), tiny, x):
+        yield "training.fit", lambda d=given: fit(d), "data two tensors inputs labels"
+    yield "training.fit", lambda: fit((x.numpy(), y.numpy())), "two tensors numpy.ndarray"
+    yield "training.fit", lambda: fit((x, y.tolist())), "two tensors list"
+    yield "training.fit", lambda: fit(model=lambda v: v), "nn.Module function"
+    frozen = models.linear(2, 1).requires_grad_(False)
+    yield "training.fit", lambda: fit(model=frozen), "parameters 0 of 2"
+    unmoved = lambda m, x, y: m(x).detach()[:, 0]  # noqa: E731
+    yield "training.fit", lambda: fit(inner=unmoved), "depends on parameters 2 of 2"
+    yield "training.fit", lambda: fit(inner=lambda m, x, y: 1.0), "inner tensor float"
+
+    for eps in (None, "0.1", [None], 1j, np.array([[0.1]]), Ball):
+        yield "threat.Ball", lambda e=eps: Ball(2, e), "eps must be a finite number ≥ 0"
+    for p in ([2], np.array([2]), torch.tensor(2), None):
+        yield "threat.Ball", lambda p=p: Ball(p, 0.1), "p must be"
+    channels = torch.zeros(3), torch.ones(3)
+    for box in (channels, 1, (0,), (0, 0.5, 1), "01", (None, 1), np.zeros((2, 3)), ((0, 0), (1, 1))):
+        yield "threat.Ball", lambda b=box: Ball(2, 0.1, b), "box two numbers (lo, hi)"
+    for method in ("support", "argmax", "project", "contains", "sample", "region", "radii"):
+        yield f"threat.Ball.{method}", lambda m=method: getattr(ball, m)(x.numpy()), "tensors ndarray"
+    for method in ("support", "argmax", "project", "contains"):
+        both = lambda m: getattr(boxed, m)(x, x.numpy())  # noqa: E731
+        yield f"threat.Ball.{method}", lambda m=method, f=both: f(m), "tensors ndarray"
+    for function in (losses.margin, losses.log_odds, losses.cross_entropy, losses.correct):
+        at = f"losses.{function.__name__}"
+        yield at, lambda f=function: f(torch.rand(4, 3), labels.tolist()), "y tensor list"
+        yield at, lambda f=function: f(np.zeros((4, 3)), labels), "z tensor numpy.ndarray"
+    yield "models.check_logits", lambda: models.check_logits(x[:, :1], x), "K ≥ 2 (4, 1)"
+    yield "models.logits", lambda: models.logits(lambda v: v.long(), x), "tensor logits int64"
+    yield "dent.blur", lambda: dent.blur(np.zeros((1, 1, 2, 2)), torch.tensor(1.0)), "x tensor ndarray"
+    yield "dent.blur", lambda: dent.blur(torch.zeros(1, 1, 2, 2), 1.0), "variance tensor float"
+
+
 def slider(*controls, draw=lambda v: plt.figure(), alt=str):
     return widgets.slider(draw, alt, *controls, caption="c")
 
@@ -1053,6 +1146,7 @@ def table():
     yield from of_tables()
     yield from of_symptoms()
     yield from of_landscapes()
+    yield from of_kinds()
     for values in ((), (1.0, NAN), (INF,), (1.0, -INF)):
         yield "evaluation.Spread", partial(evaluation.Spread, values), "finite numbers at least one"
     name = "diagnostics.loss_along"
@@ -1092,10 +1186,6 @@ TABLE = list(table())
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
 HARMLESS = {
     "adaptive.Defense",  # a protocol
-    "adaptive.bpda",  # these four pass on what the attack raises
-    "adaptive.frozen",
-    "adaptive.transfer",
-    "adaptive.unrolled",
     "affine.Affine",
     "affine.Bounds",
     "affine.width",

@@ -201,6 +201,55 @@ def test_any_image_file_becomes_a_photograph(tmp_path, mode, size):
     torch.testing.assert_close(data.photograph(str(file)), torch.ones(1, 3, 224, 224))
 
 
+def shown(image, tmp_path, **options):
+    """What becomes of an image that is saved as a PNG."""
+    image.save(tmp_path / "own.png", **options)
+    return data.photograph(str(tmp_path / "own.png"))
+
+
+TURNS = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: np.rot90(p, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_photograph_stands_upright_as_the_camera_was_held(tmp_path, orientation):
+    noise = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # the tag of TIFF for it
+    upright = Image.fromarray(np.ascontiguousarray(TURNS[orientation](noise)))
+    expected = shown(upright, tmp_path)
+    assert torch.equal(shown(Image.fromarray(noise), tmp_path, exif=exif), expected)
+
+
+@pytest.mark.parametrize("file", ["own.png", "own.tif"])
+def test_16_bits_become_8(tmp_path, file):
+    grey = np.random.default_rng(0).integers(0, 256, (256, 256))
+    expected = shown(Image.fromarray(grey.astype(np.uint8)), tmp_path)
+    Image.fromarray((257 * grey).astype(np.uint16)).save(tmp_path / file)
+    assert torch.equal(data.photograph(str(tmp_path / file)), expected)
+
+
+def test_what_is_clear_lies_on_white(tmp_path):
+    """Black at half, from 0 to 1: 1 − alpha; the same with a palette and with one grey that is clear."""
+    alpha = np.linspace(0, 255, 256).astype(np.uint8)
+    grey = Image.fromarray(np.tile(255 - alpha, (256, 1)))
+    black = Image.new("L", grey.size)
+    clear = Image.merge("LA", (black, Image.fromarray(np.tile(alpha, (256, 1)))))
+    torch.testing.assert_close(shown(clear, tmp_path), shown(grey, tmp_path), rtol=0, atol=1 / 254)
+    assert torch.equal(shown(clear.convert("RGBA"), tmp_path), shown(clear, tmp_path))
+    for mode in ("L", "P"):
+        assert shown(Image.new(mode, (256, 256)), tmp_path, transparency=0).min() == 1
+        assert shown(Image.new(mode, (256, 256)), tmp_path).max() == 0
+
+
 def test_a_photograph_is_cut_from_the_middle_after_its_shorter_side_is_scaled(tmp_path):
     """A wide image with a black left and right quarter: the middle square is all white."""
     pixels = np.full((100, 400, 3), 255, np.uint8)

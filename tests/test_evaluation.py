@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+import warnings
 from functools import partial
 
 import numpy as np
@@ -408,6 +409,55 @@ def test_what_is_proved_withstands_the_worst_and_that_every_attack_sample_by_sam
         for seed, model in enumerate(rows[name]):
             assert torch.equal(columns["clean"][seed], model(x).argmax(1) == y)
             assert torch.equal(columns["PGD"][seed], survivors(model, x, y, ball, [PGD]))
+
+
+def noisy(model, size):
+    """A model that adds noise of its own drawing to every x."""
+    generator = seeded(0)
+
+    def answer(x):
+        return model(x + size * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+
+    return answer
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("size", [1e-3, 0.3, 3.0])
+def test_of_a_model_that_draws_at_random_the_table_warns_and_right_under_attack_is_right_as_it_is(
+    whole, size
+):
+    model, x, y, ball = case(n=60)
+    still = lambda model, x, y, ball: torch.zeros_like(x)  # noqa: E731
+    with pytest.warns(UserWarning, match=r"mine gives \d+ of 60 samples other logits") as caught:
+        got = table(
+            {"mine": [noisy(model, size)]},
+            x,
+            y,
+            ball,
+            {"still": still, "PGD": PGD},
+            whole_batches=whole,
+            batch_size=25,
+        )
+    assert [warning.filename for warning in caught] == [__file__]
+    columns = got.right["mine"]
+    for attack in ("still", "PGD"):
+        assert (columns["worst"] <= columns[attack]).all()
+        assert (columns[attack] <= columns["clean"]).all()
+    if size == 3:
+        assert (columns["still"] < columns["clean"]).any()  # another draw
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_that_only_rounds_otherwise_is_not_taken_for_one_that_draws(dtype):
+    model, x, y, ball = case(n=60)
+    turn, model = iter(range(1000)), model.to(dtype)
+
+    def rounded(x):
+        return model(x) * (1 + 4 * torch.finfo(dtype).eps * (-1) ** next(turn))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table({"a": [rounded]}, x.to(dtype), y, ball, {"FGSM": attacks.fgsm})
 
 
 def test_the_worst_for_each_sample_is_lower_than_the_worst_attack():

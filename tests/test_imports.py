@@ -14,6 +14,7 @@ ORDER = [
     "_precision",
     "projections",
     "threat",
+    "_given",
     "data",
     "models",
     "stack",

@@ -12,6 +12,7 @@ from strategies import seeded, seeds
 from torch import nn
 
 from adv_lib import attacks, danskin, losses, models, training
+from adv_lib.dent import Dent
 from adv_lib.optimisers import SGD
 from adv_lib.stack import Stack, drawn, members_of
 from adv_lib.threat import Ball
@@ -134,6 +135,15 @@ def test_row_i_goes_through_member_i_mod_E_and_no_member_sees_another(seed, E, n
         others = torch.arange(len(x)) % E != e
         assert not slope[others].any()
     agree(stack, alone, atol=1e-12)  # the statistics, too
+
+
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+@pytest.mark.parametrize("adapt", ["model", "input", "both"])
+def test_of_an_empty_batch_there_are_no_logits_also_from_a_defense(scope, adapt):
+    nothing = torch.zeros(0, 1, 2, 3).double()
+    for model in (networks(1, norm=True)[0], Stack(networks(2, norm=True))):
+        assert model.eval()(nothing).shape == (0, 3)
+        assert Dent(model, steps=2, scope=scope, adapt=adapt)(nothing).shape == (0, 3)
 
 
 @pytest.mark.parametrize("attack", [attacks.fgsm, partial(attacks.pgd, restarts=1), attacks.apgd])

@@ -1,5 +1,6 @@
 """Nothing changes behind the caller's back: arguments, gradients, modes, global generators."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from asking import ASKED, OTHERWISE, WEIGHED, about_models, takes
 from package import modules
 from strategies import BOX, ORDERS, generators, seeded
 
@@ -279,6 +281,31 @@ def test_a_call_changes_nothing_warns_of_nothing_and_answers_the_same_with_and_w
     assert all(p.grad is None for model in (net, norms) for p in model.parameters())
     assert same(first, second)
     assert same(first, third)
+
+
+class Shrinks(torch.nn.Module):
+    """A network of 0.9 x, which it may compute where x lies."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.network, self.in_place = copy.deepcopy(norms), in_place
+
+    def forward(self, v):
+        return self.network(v.mul_(0.9) if self.in_place else v * 0.9)
+
+
+@pytest.mark.parametrize("call", ASKED.values(), ids=ASKED)
+def test_a_model_that_changes_its_input_answers_like_one_that_does_not_and_leaves_x_alone(call):
+    given = {"x": x.clone(), "y": labels, "ball": Ball(math.inf, 0.1, BOX)}
+    models_ = [given | {"model": Shrinks(in_place)} for in_place in (False, True)]
+    first, second = (call(*(some[name] for name in takes(call))) for some in models_)
+    assert same(first, second)
+    assert torch.equal(given["x"], x)
+
+
+def test_no_function_that_is_about_a_model_is_left_out():
+    named = {name.split(" ")[0] for name in (*ASKED, *WEIGHED)}
+    assert about_models() - named == OTHERWISE
 
 
 def test_inputs_that_carry_gradients_get_none_from_looking_at_them():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import BOX, ORDERS, entries, generators, inputs, orders, problem, same, seeded, seeds
 from torch import nn
@@ -19,6 +19,7 @@ from adv_lib import attacks, bounds, danskin, exact, linear, losses, models, tra
 from adv_lib.data import Data
 from adv_lib.evaluation import robust_accuracy
 from adv_lib.optimisers import SGD
+from adv_lib.stack import Stack
 from adv_lib.threat import Ball
 
 
@@ -78,10 +79,41 @@ def test_every_epoch_sees_every_sample_once(separable):
         return logistic(model, x, y)
 
     run(models.linear(2, 1), separable, watch, epochs=2, batch_size=25)
-    assert [len(batch) for batch in seen] == [25, 25, 10] * 2
-    for half in (seen[:3], seen[3:]):
+    assert [len(batch) for batch in seen] == [30, 30] * 2
+    for half in (seen[:2], seen[2:]):
         assert sorted(torch.cat(half).tolist()) == sorted(separable[0].tolist())
-    assert not torch.equal(seen[0], seen[3])
+    assert not torch.equal(seen[0], seen[2])
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 400), st.integers(1, 450), st.integers(1, 3))
+@example(1201, 100, 1)
+@example(149, 100, 1)
+@example(3, 2, 2)
+def test_the_batches_of_an_epoch_are_alike_and_as_near_to_the_size_asked_for_as_such_can_be(n, b, E):
+    """There are n/b of them, rounded, or one; of one sample none that need not be."""
+    x, y = torch.arange(float(n))[:, None], torch.zeros(n, dtype=torch.int64)
+    model, seen = models.linear(1, 2), []
+
+    def note(model, x, y):
+        seen.append(x.flatten())
+        return losses.cross_entropy(model(0 * x), y)
+
+    run(Stack([model] * E) if E > 1 else model, (x, y), note, epochs=1, batch_size=b)
+    sizes = [len(rows) // E for rows in seen]
+    assert max(sizes) - min(sizes) <= 1
+    assert sorted(torch.cat(seen).tolist()) == x.flatten().repeat_interleave(E).tolist()
+    assert abs(len(sizes) - n / b) <= 0.5 or len(sizes) == 1
+    assert n / len(sizes) <= 1.5 * b
+    assert min(sizes) > 1 or b == 1 or n == 1
+    assert n % b or sizes == [b] * (n // b)
+
+
+@pytest.mark.parametrize("n", [101, 1201])
+def test_batchnorm_trains_on_any_number_of_samples(n, digits):
+    model = models.mlp([64, 5, 10], norm=True)
+    (epoch,) = run(model, (digits.x_train[:n], digits.y_train[:n]), training.clean, epochs=1)
+    assert math.isfinite(epoch.loss)
 
 
 def test_the_reported_loss_weights_every_sample_the_same():
@@ -520,7 +552,7 @@ def test_a_step_goes_along_the_gradients_so_far_weighted_by_powers_of_the_moment
         v = momentum * v + (g / g.norm() if normalise else g)
         moved = weights(by_hand) - 0.3 * (1 - i / len(seen)) * v
         nn.utils.vector_to_parameters(moved, by_hand.parameters())
-    assert len(seen) == 8
+    assert len(seen) == 6
     torch.testing.assert_close(weights(model), weights(by_hand))
 
 
@@ -714,7 +746,7 @@ def killed_at(inner, call):
 def settings_of(best):
     """Four epochs, with a score of the weights that is largest where their size is `best`."""
     score = {"score": lambda m: -(weights(m).norm() - best).abs()}
-    return {"epochs": 4, "lr": lambda done: 0.5 * (1 - done), "batch_size": 6} | (
+    return {"epochs": 4, "lr": lambda done: 0.5 * (1 - done), "batch_size": 5} | (
         {"watch": score, "best": "score"} if best else {}
     )
 
@@ -813,7 +845,7 @@ def test_a_checkpoint_changes_nothing_in_a_run_that_is_not_killed(tmp_path):
 OTHERS = {
     "epochs": {"epochs": 5},
     "a step size": {"lr": 0.2},
-    "batches": {"batch_size": 5},
+    "batches": {"batch_size": 6},
     "best": {"best": None},
     "momentum": {"optimiser": SGD(0.5)},
     "normalised": {"optimiser": SGD(normalise=True)},

@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from adv_lib.widgets import Control, slider
@@ -114,10 +116,10 @@ def test_the_same_figure_gives_the_same_html(two):
         {"alt": lambda v: f"other {v}"},
     ],
 )
-def test_figures_that_differ_in_anything_have_different_ids(other):
+def test_figures_that_differ_in_anything_have_different_names(other):
     def name(caption="c", start=0, label="p", show="{:g}".format, alt=tell):
         figure = slider(draw, alt, Control(label, [1, 2], show, start), caption=caption)
-        return page(figure).all("figure")[0]["id"]
+        return page(figure).all("figure")[0]["data-slider"]
 
     assert name(**other) != name()
 
@@ -173,6 +175,19 @@ def test_the_html_asks_for_nothing_from_anywhere_else(two):
 def test_numbers_read_short_unless_told_otherwise():
     figure = slider(draw, tell, Control("ε", [0.1, 0.25]), caption="c")
     assert page(figure).data["texts"] == [["0.1", "0.25"]]
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 3), torch.linspace(0, 1, 3), range(3)])
+def test_any_sequence_of_values_will_do(values):
+    figure = slider(draw, tell, Control("v", values), caption="c")
+    listed = slider(draw, tell, Control("v", list(values)), caption="c")
+    assert figure._repr_html_() == listed._repr_html_()
+    with pytest.raises(ValueError, match="values"):
+        slider(draw, tell, Control("v", values[:0]), caption="c")
+
+
+def test_a_slider_has_no_id_so_that_a_page_may_show_it_twice(two):
+    assert all("id" not in attributes for _, attributes in page(two).tags)
 
 
 # ---- with a kernel ----

@@ -10,9 +10,10 @@ With `targets` (n,) an attack wants x + δ classified as the target, without the
 
 A model that is an `nn.Module` runs in eval mode and keeps its modes, its statistics and its gradients; a
 plain function runs as it is, so put the network that it calls in eval mode first. Attacks work under
-`torch.no_grad`. All raise ValueError for x outside the box or not finite, for labels that do not fit the
-logits and for a loss that does not give one number a sample, and warn of a model that seems to return
-probabilities, on which every loss here is wrong.
+`torch.no_grad`. A model may change in place what it gets: that is never the caller's x. All raise
+ValueError for x outside the box or not finite, for a model that returns no logits, for labels that do
+not fit them and for a loss that does not give one number a sample, and warn of a model that seems to
+return probabilities, on which every loss here is wrong.
 
 What they share, what is climbed and which iterate is kept, is in `_search`.
 """

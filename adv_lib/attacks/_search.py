@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from ..models import evaluating
+from .._given import check_ball, check_tensors, kind
+from ..models import check_logits, evaluating
 from ..stack import Stack
 from ..threat import Ball, Region
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[..., Tensor]
+ENOUGH = 4  # different rows that sum to 1, before a model is said to return probabilities
 
 
 class Iterate(NamedTuple):
@@ -71,7 +73,7 @@ class Search:
         return self.nothing() if given is None else given.detach().flatten(1).clone()
 
     def shaped(self, delta: Tensor) -> Tensor:
-        """Rows as perturbations of x."""
+        """Rows as perturbations of x: a new tensor where they lie."""
         return delta.view_as(self.x)
 
     def logits(self, delta: Tensor) -> Tensor:
@@ -81,16 +83,16 @@ class Search:
 
     def climb(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (n, K) and the gradient of the loss (n, d) at x + δ."""
-        with torch.enable_grad():
-            moved = (self.x + self.shaped(delta)).requires_grad_()
-            z = self.model(moved)
+        with torch.enable_grad():  # the leaf is not what the model gets, which it may change in place
+            leaf = self.shaped(delta).requires_grad_()
+            z = self.model(self.x + leaf)
             if self.loss is losses.log_odds:  # its part of the chain rule is known
                 top = (z * losses.log_odds_slope(z.detach(), *self.labels)).sum()
             else:
                 top = self.value(z).sum()
             if not top.requires_grad:
                 raise ValueError("the loss does not depend on x in a way that autograd can follow")
-            (gradient,) = torch.autograd.grad(top, moved, allow_unused=True)
+            (gradient,) = torch.autograd.grad(top, leaf, allow_unused=True)
         if gradient is None:
             raise ValueError("the loss does not depend on x in a way that autograd can follow")
         if not math.isfinite(gradient.sum()) and not gradient.isfinite().all():  # a sum can overflow
@@ -140,9 +142,10 @@ class Search:
             nonlocal last
             left = self.lowest > 0
             if last is None or bool(left.all()):
-                z = model(moved)
+                z = check_logits(model(moved), moved)
             else:
-                z = last.index_copy(0, left.nonzero().squeeze(1), model(moved[left]))
+                some = moved[left]
+                z = last.index_copy(0, left.nonzero().squeeze(1), check_logits(model(some), some))
             last = z.detach()
             return z
 
@@ -161,6 +164,8 @@ def search(
     callback: Callable[[Iterate], None] | None = None,
 ) -> Iterator[Search]:
     """Check the arguments, and keep the model in eval mode while the attack runs."""
+    check_tensors(x=x, y=y, **({} if targets is None else {"targets": targets}))
+    check_ball(ball)
     labels = (y,) if targets is None else (y, targets)
     if any(label.shape != x.shape[:1] for label in labels):
         got = " and ".join(str(tuple(label.shape)) for label in labels)
@@ -184,11 +189,10 @@ def check_start(start: Tensor | None, x: Tensor, ball: Ball) -> None:
     """Raise ValueError unless a start, if there is one, is like x and in Δ(x)."""
     if start is None:
         return
+    check_tensors(start=start, x=x)
     if start.shape != x.shape or start.dtype != x.dtype:
-        raise ValueError(
-            f"expected a start like x, {x.dtype} {tuple(x.shape)}, "
-            f"got {start.dtype} {tuple(start.shape)}"
-        )
+        raise ValueError(f"expected a start like x, {kind(x)}, got {kind(start)}")
+    check_ball(ball)
     if not bool(ball.contains(start, x).all()):
         raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
 
@@ -201,18 +205,31 @@ def _refuse_a_stack(model: Model) -> None:
 
 
 def _looked_at(model: Model) -> Model:
-    """The model, which says so if what it returns first cannot be the logits of x."""
-    unseen = True
+    """The model, which says so if what it returns are no logits of x, or seem to be probabilities."""
+    rows: set | None = set()  # of probabilities, as long as there was nothing else
 
     def logits(x: Tensor) -> Tensor:
-        nonlocal unseen
-        z = model(x)
-        if unseen:
-            unseen = False
-            if z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2:
-                raise ValueError(f"expected logits ({len(x)}, K) with K ≥ 2, got {tuple(z.shape)}")
-            if len(z) and bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
+        nonlocal rows
+        z = check_logits(model(x), x)
+        if rows is not None:
+            rows = rows | _telling(z) if _sums_to_one(z) else None
+            if rows is not None and len(rows) >= ENOUGH:
+                rows = None
                 warnings.warn("the model seems to return probabilities, not logits", stacklevel=4)
         return z
 
     return logits
+
+
+def _sums_to_one(z: Tensor) -> bool:
+    """Whether all rows are numbers ≥ 0 that sum to 1, up to the rounding of a softmax."""
+    z = z.detach()
+    if not bool((z >= 0).all()):
+        return False
+    rounding = 4 * torch.finfo(z.dtype).eps + z.shape[1] * torch.finfo(torch.float64).eps
+    return bool(((z.double().sum(1) - 1).abs() <= rounding).all())
+
+
+def _telling(z: Tensor) -> set[tuple[float, ...]]:
+    """The different rows, but for those of zeros and a single 1, which a vote returns as well."""
+    return {row for row in map(tuple, z.tolist()) if max(row) < 1 or sum(map(bool, row)) > 1}

@@ -37,12 +37,13 @@ def square(
     Returns δ like x.  Raises ValueError for p other than ∞.
     Source: Andriushchenko et al. 2020, algorithms 1 and 2.
     """
-    if ball.p != math.inf or queries < 1 or keep not in ("best", "first"):
+    if queries < 1 or keep not in ("best", "first"):
         raise ValueError(
-            'expected a ball with p = inf, queries ≥ 1 and keep "best" or "first", '
-            f"got p = {ball.p}, {queries!r} and {keep!r}"
+            f'expected queries ≥ 1 and keep "best" or "first", got {queries!r} and {keep!r}'
         )
     with search(model, x, y, ball, None, targets, keep) as run:
+        if ball.p != math.inf:
+            raise ValueError(f"expected a ball with p = inf, got p = {ball.p}")
         generator = fresh(generator, x)
         height, width = (1, *x.shape[1:])[-2:]
         channels = math.prod(x.shape[1:]) // max(1, height * width)

@@ -72,7 +72,7 @@ def test_every_slider_changes_its_picture_by_keyboard_and_back(visit, record_pro
     before = len(visit.complaints)
     for figure in visit.page.query_selector_all("figure.adv-slider"):
         for number, control in enumerate(figure.query_selector_all("input[type=range]")):
-            which = (visit.name, figure.get_attribute("id"), number)
+            which = (visit.name, figure.get_attribute("data-slider"), number)
             record_property("sliders moved by keyboard", which)
             at_the_end = control.evaluate("c => Number(c.value) >= Number(c.max)")
             there, back = ["ArrowLeft", "ArrowRight"][:: 1 if at_the_end else -1]
