@@ -189,10 +189,9 @@ def check_start(start: Tensor | None, x: Tensor, ball: Ball) -> None:
     """Raise ValueError unless a start, if there is one, is like x and in Δ(x)."""
     if start is None:
         return
-    check_tensors(start=start, x=x)
+    check_tensors(start=start)
     if start.shape != x.shape or start.dtype != x.dtype:
         raise ValueError(f"expected a start like x, {kind(x)}, got {kind(start)}")
-    check_ball(ball)
     if not bool(ball.contains(start, x).all()):
         raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
 

@@ -36,9 +36,9 @@ def apgd(
     """
     if steps < 1 or restarts < 1:
         raise ValueError(f"expected steps ≥ 1 and restarts ≥ 1, got {steps!r} and {restarts!r}")
-    check_start(start, x, ball)
     checkpoints = _checkpoints(steps)
     with search(model, x, y, ball, loss, targets, callback=callback) as run:
+        check_start(start, x, ball)
         generator = fresh(generator, x)
         for restart in range(restarts):
             delta = before = run.start(ball, restart, generator, start)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._given import check_tensors, kind
 from ..threat import Ball
 from ._search import Iterate, Loss, Model, check_start, fresh, search
 
@@ -98,14 +97,8 @@ def pgd(
         )
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(f"expected step_size > 0, in the units of eps, got {step_size!r}")
-    check_start(start, x, ball)
     with search(model, x, y, ball, loss, targets, keep, callback) as run:
-        if start is not None:
-            check_tensors(start=start)
-            if start.shape != x.shape or start.dtype != x.dtype:
-                raise ValueError(f"expected a start like x, {kind(x)}, got {kind(start)}")
-            if not bool(ball.contains(start, x).all()):
-                raise ValueError(f"expected a start in Δ(x), got one outside {ball}")
+        check_start(start, x, ball)
         generator = fresh(generator, x)
         for restart in range(restarts):
             delta = run.start(ball, restart, generator, start)
