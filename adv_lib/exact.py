@@ -1,4 +1,5 @@
-"""The exact minimum of z_y − z_k over δ ∈ Δ(x), for p = ∞ and networks of `affine.affine_pieces`.
+"""The exact minimum of z_y − z_k over δ ∈ Δ(x), for p = ∞ and networks of `affine.affine_pieces`
+in eval mode.
 
 A ReLU is on or off. If we knew which, the network would be affine and one linear program would find the
 minimum; n unstable units leave up to 2ⁿ cases. Two programs search them: `mip` gives each unit a binary
