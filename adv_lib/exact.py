@@ -1,5 +1,4 @@
-"""The exact minimum of z_y − z_k over δ ∈ Δ(x), for p = ∞ and networks of `affine.affine_pieces`
-in eval mode.
+"""The exact minimum of z_y − z_k over δ ∈ Δ(x), for p = ∞ and networks of `affine.affine_pieces`.
 
 A ReLU is on or off. If we knew which, the network would be affine and one linear program would find the
 minimum; n unstable units leave up to 2ⁿ cases. Two programs search them: `mip` gives each unit a binary
@@ -10,8 +9,8 @@ Both report lower ≤ minimum ≤ upper. `upper` is what an input reaches when i
 network, `lower` is proved, in float64 (by `mip` to the solver's own tolerance). The minimum counts as
 known when they differ by at most TOLERANCE, in the units of the logits. A limit on the nodes can leave
 them further apart, but neither becomes wrong. Nodes are counted, not seconds: what is found does not
-depend on how fast or how busy a machine is. All of it is about the network that has these weights in
-exact arithmetic; float32 rounds it, by about 1e-6 where logits are about 10.
+depend on how fast or how busy a machine is. All of it is about the network in eval mode that has
+these weights in exact arithmetic; float32 rounds it, by about 1e-6 where logits are about 10.
 """
 
 from __future__ import annotations
