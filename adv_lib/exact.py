@@ -9,8 +9,8 @@ Both report lower ≤ minimum ≤ upper. `upper` is what an input reaches when i
 network, `lower` is proved, in float64 (by `mip` to the solver's own tolerance). The minimum counts as
 known when they differ by at most TOLERANCE, in the units of the logits. A limit on the nodes can leave
 them further apart, but neither becomes wrong. Nodes are counted, not seconds: what is found does not
-depend on how fast or how busy a machine is. All of it is about the network that has these weights in
-exact arithmetic; float32 rounds it, by about 1e-6 where logits are about 10.
+depend on how fast or how busy a machine is. All of it is about the network in eval mode that has
+these weights in exact arithmetic; float32 rounds it, by about 1e-6 where logits are about 10.
 """
 
 from __future__ import annotations

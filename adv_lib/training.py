@@ -116,6 +116,7 @@ def trades(ball: Ball, generator: Generator, beta: float | Sequence[float] = 6.0
 def certified(ball: Ball, method: str = "dual") -> Inner:
     """`bounds.robust_loss`: an upper bound on the inner maximum, so what is small is proved small.
 
+    It is about the network in eval mode: BatchNorm's statistics stay, unless it is `mixed` with `clean`.
     method: "interval", "dual" or "crown".
     Source: Wong & Kolter 2018 (dual); Gowal et al. 2018 (interval).
     """

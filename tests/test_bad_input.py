@@ -1224,7 +1224,6 @@ HARMLESS = {
     "projections.to_length",
     "relaxation.Relaxation",  # arrays inside; bounds and exact check what comes in
     "relaxation.Solution",
-    "relaxation.Program",
     "relaxation.relax",
     "stack.BatchNorm",  # these two are made by a Stack, which looks at the layers
     "stack.Linear",
