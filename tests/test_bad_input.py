@@ -865,7 +865,7 @@ def of_kinds():
     yield "training.fit", lambda: fit(inner=unmoved), "depends on parameters 2 of 2"
     yield "training.fit", lambda: fit(inner=lambda m, x, y: 1.0), "inner tensor float"
 
-    for eps in (None, "0.1", [None], 1j, np.array([[0.1]]), Ball):
+    for eps in (None, "0.1", [None], 1j, Ball):
         yield "threat.Ball", lambda e=eps: Ball(2, e), "eps must be a finite number ≥ 0"
     for p in ([2], np.array([2]), torch.tensor(2), None):
         yield "threat.Ball", lambda p=p: Ball(p, 0.1), "p must be"
