@@ -11,7 +11,18 @@ from .results import FAILED, NOT_ATTEMPTED, STATUSES, Figure, load
 
 BOOK = Path(__file__).parent.parent / "book"
 PARTS = {
-    "bench": ("speed", "l1", "scale", "defects", "verification", "dual", "shortest", "weight", "colab"),
+    "bench": (
+        "speed",
+        "l1",
+        "scale",
+        "defects",
+        "situations",
+        "verification",
+        "dual",
+        "shortest",
+        "weight",
+        "colab",
+    ),
     "reproduce": ("linear", "mnist", "training", "certified", "chapters"),
 }
 ELSEWHERE = {"weight": "make weigh", "colab": "make test-colab"}  # parts that another command makes

@@ -532,18 +532,17 @@ def test_units_that_are_tiny_prove_nothing_false():
 
 
 def test_certify_finds_a_counterexample_behind_a_plateau_before_it_searches():
-    """Class 1 wins where x > 0.775 or x < 0.075; from 0.15 to 0.7 the margin is constant."""
-    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double().requires_grad_(False)
-    model[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
-    model[0].bias.copy_(torch.tensor([-0.7, 0.15]))
-    model[2].weight.copy_(torch.tensor([[0.0, 0.0], [20.0, 20.0]]))
-    model[2].bias.copy_(torch.tensor([1.5, 0.0]))
-    for x in (0.3, 0.45, 0.6):
-        point, y = torch.tensor([[x]]).double(), torch.tensor([0])
-        ball = Ball(math.inf, 0.25 if x == 0.3 else 0.7 - x + 0.1, BOX)
-        answer = exact.certify(model, point, y, ball)
+    """Class 1 wins where 0.77 < x < 0.81; the margin is constant up to 0.75 and from 0.83 on."""
+    model = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 2)).double().requires_grad_(False)
+    model[0].weight.fill_(1.0)
+    model[0].bias.copy_(-torch.tensor([0.75, 0.79, 0.83]))
+    model[2].weight.copy_(torch.tensor([[0.0, 0.0, 0.0], [50.0, -100.0, 50.0]]))
+    model[2].bias.copy_(torch.tensor([1.0, 0.0]))
+    for x in torch.linspace(0.3, 0.7, 9, dtype=torch.float64):
+        ball, y = Ball(math.inf, 0.9 - x, BOX), torch.tensor([0])
+        assert attacks.pgd(model, x.view(1, 1), y, ball).item() == 0  # whose gradient is 0 at x
+        answer = exact.certify(model, x.view(1, 1), y, ball)
         assert (answer.status, answer.stage) == (("broken",), ("attack",))
-        assert attacks.pgd(model, point, y, ball).item() == 0  # whose gradient is 0 at x
 
 
 # ---- images, types, modes ----
