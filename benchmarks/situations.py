@@ -331,7 +331,7 @@ def situations() -> list[Situation]:
     return [
         *units,
         Situation(
-            "the integer solver, on stdout", "nothing", lambda: printed(lambda: minimum(*tiny(1.0)))
+            "the integer solver, on stdout", "nothing", lambda: printed(lambda: minimum(*tiny(1e8)))
         ),
         Situation("`certify` on a network with a plateau at x", "broken, attack", certified),
         *autocast,

@@ -511,15 +511,20 @@ def test_no_answer_depends_on_the_units_of_the_hidden_layers(seed, sizes):
         torch.testing.assert_close(found, plain[method], rtol=1e-6, atol=TOLERANCE)
 
 
+def in_units_of(s):
+    """Two inputs, two hidden units of size s, two classes."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double().requires_grad_(False)
+    model[0].weight.copy_(s * torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+    model[0].bias.copy_(s * torch.tensor([-0.5, 0.1]))
+    model[2].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 2.0]]) / s)
+    model[2].bias.copy_(torch.tensor([0.3, 0.0]))
+    return model, torch.tensor([[0.4, 0.5]]).double(), torch.tensor([0]), Ball(math.inf, 0.3, BOX)
+
+
 def test_units_that_are_tiny_prove_nothing_false():
     """The smallest margin is 0.1 whatever s is; tolerances that are absolute once made it 0.3."""
-    x, y, ball = torch.tensor([[0.4, 0.5]]).double(), torch.tensor([0]), Ball(math.inf, 0.3, BOX)
     for s in (1e-8, 1e-7, 1.0, 1e8, 1e15):
-        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double().requires_grad_(False)
-        model[0].weight.copy_(s * torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
-        model[0].bias.copy_(s * torch.tensor([-0.5, 0.1]))
-        model[2].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 2.0]]) / s)
-        model[2].bias.copy_(torch.tensor([0.3, 0.0]))
+        model, x, y, ball = in_units_of(s)
         for method in exact.SOLVERS:
             found = exact.margins(model, x, y, ball, method=method)
             assert found.margins[0, 1].item() == pytest.approx(0.1, abs=TOLERANCE)
@@ -619,7 +624,8 @@ def test_a_bar_is_shown_on_stdout_only_and_only_when_asked_for(capfd):
 
 
 def test_the_integer_program_says_nothing_on_stdout(capfd):
-    exact.margins(*hard(1), method="mip", jobs=1)
+    for size in (1.0, 1e8):
+        exact.margins(*in_units_of(size), method="mip", jobs=1)
     assert capfd.readouterr() == ("", "")
 
 
