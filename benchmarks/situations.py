@@ -352,7 +352,11 @@ def situations() -> list[Situation]:
         Situation("a sure network with small logits: “probabilities”?", "no warning", false_alarm),
         Situation("a slider shown twice", "each copy finds its own", shown_twice),
         *(
-            Situation(f"a mask as ε, p = {p}", "δ = 0 there, bounds hold", partial(masked, p))
+            Situation(
+                f"a mask as ε, p = {'∞' if p == INF else p}",
+                "δ = 0 there, bounds hold",
+                partial(masked, p),
+            )
             for p in (1, 2, INF)
         ),
         Situation("an empty batch for `Dent`", "(0, 3)", empty_batch),
