@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -379,8 +380,7 @@ def outcome(situation: Situation) -> tuple[str, bool]:
     right = isinstance(situation.right, str) and text.startswith(situation.right)
     if right and text.startswith("refused"):
         right = "expected" in text or "must be" in text
-    text = " ".join(re.sub(r" at 0x\w+", "", text).split())
-    return (text if len(text) <= 80 else text[:79] + "…"), right
+    return shorten(re.sub(r" at 0x\w+", "", text), 80, placeholder=" …"), right
 
 
 def section(_pair=None) -> str:
