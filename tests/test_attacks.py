@@ -1079,7 +1079,7 @@ def scaled(s):
 def test_multiplying_the_logits_by_64_hides_nothing(attack, p, eps, digits):
     x, y, ball = digits.x_test[:200], digits.y_test[:200], Ball(p, eps, BOX)
     plain, sharp = (robust_accuracy(scaled(s), x, y, ball, [attack]).value for s in (1, 64))
-    assert abs(sharp - plain) <= 0.02
+    assert sharp <= plain + 0.02
     assert plain < robust_accuracy(scaled(1), x, y, ball).value - 0.2
 
 

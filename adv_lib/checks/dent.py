@@ -201,7 +201,7 @@ def _attacked(defense, x, y, ball, *, seen="static", judged="defense", broken=Fa
 
 @cache
 def _digits() -> tuple[nn.Module, Tensor, Tensor]:
-    """A network trained for a few epochs, and 100 test images."""
+    """A network trained for a few epochs, and 300 test images."""
     digits, generator = data.load("digits"), torch.Generator().manual_seed(0)
     model = models.mlp([64, 50, 10], generator, norm=True)
     for _ in training.fit(
@@ -214,14 +214,14 @@ def _digits() -> tuple[nn.Module, Tensor, Tensor]:
         generator=generator,
     ):
         pass
-    return model.eval(), digits.x_test[:100], digits.y_test[:100]
+    return model.eval(), digits.x_test[:300], digits.y_test[:300]
 
 
 def _defended() -> Mapping[str, tuple]:
     model, x, y = _digits()
     return {
         f"ε = {eps}": (Dent(model, lr=0.3, scope="sample"), x, y, Ball(math.inf, eps, (0, 1)))
-        for eps in (0.04, 0.07)
+        for eps in (0.07, 0.12)
     }
 
 
