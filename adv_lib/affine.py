@@ -119,8 +119,12 @@ class Affine:
             return 0, 0
         if padding != "same":
             return padding
+        return [reach // 2 for reach in self._reach()]
+
+    def _reach(self) -> Sequence[int]:
+        """How far apart the first and the last entry are that a convolution sees at once."""
         size = zip(self.conv["dilation"], self.weight.shape[2:], strict=True)
-        return [dilation * (kernel - 1) // 2 for dilation, kernel in size]
+        return [dilation * (kernel - 1) for dilation, kernel in size]
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """W and b written out: (out, in) and (out,). A Conv2d is a matrix too, mostly of zeros."""
@@ -333,11 +337,11 @@ def _identity(shape: tuple[int, ...], like: Tensor) -> Affine:
 
 
 def _product(last: Affine, first: Affine) -> Affine:
-    """W (V h + a) + b as one piece, which stays a convolution if one of both is and the other scales."""
-    V, W = first.weight, last.weight
+    """W (V h + a) + b as one piece, which stays a convolution if it can."""
+    V, W, shape = first.weight, last.weight, first.shape_in
     bias = last(first._image().expand(1, *first.shape_out)).squeeze(0)
     if W.ndim == 2:
-        return Affine(first.transposed(W).flatten(1), bias, (math.prod(first.shape_in),), last.shape_out)
+        return Affine(first.transposed(W).flatten(1), bias, (math.prod(shape),), last.shape_out)
     if last.conv is None and first.shape_out == last.shape_in:  # W scales what V gives
         rows = W if first.conv is None and V.ndim != 2 else W.reshape(-1, *[1] * (V.ndim - 1))
         return replace(first, weight=rows * V, bias=bias)
@@ -345,9 +349,42 @@ def _product(last: Affine, first: Affine) -> Affine:
         groups = last.conv["groups"]
         scaled = W.unflatten(0, (groups, -1)) * V.reshape(groups, 1, -1, 1, 1)
         return replace(last, weight=scaled.flatten(0, 1), bias=bias)
+    joined = _convolved(last, first) if last.conv is not None else None
+    if joined is not None:
+        return Affine(joined[0], bias, shape, last.shape_out, joined[1])
     columns, _ = first.matrix()
     columns = last.times(W, columns.T).flatten(1)
     return Affine(columns.T, bias.flatten(), (len(columns),), (columns.shape[1],))
+
+
+def _convolved(last: Affine, first: Affine) -> tuple[Tensor, dict] | None:
+    """Kernel and settings of two convolutions in a row as one; None where they are not one.
+
+    That is where the last pads: it sees 0 beyond the edge, and one convolution would see what the first
+    makes of a window that stands half over the edge.
+    """
+    s, p, reach = first.conv["stride"], first._padding(), first._reach()
+    t, q = last.conv["stride"], last._padding()
+    for i in (0, 1):
+        half = reach[i] >= s[i] + p[i] or s[i] * first.shape_out[1 + i] - p[i] < first.shape_in[1 + i]
+        uneven = [f.conv["padding"] == "same" and f._reach()[i] % 2 for f in (first, last)]
+        if any(uneven) or (q[i] and half):
+            return None
+    groups, W = last.conv["groups"], last.weight.unflatten(0, (last.conv["groups"], -1))
+    whole = torch.einsum("goikl,gh->gohikl", W, torch.eye(groups).to(W)).flatten(2, 3).flatten(0, 1)
+    kernel = F.conv_transpose2d(
+        whole,
+        first.weight,
+        stride=[s[i] * last.conv["dilation"][i] for i in (0, 1)],
+        dilation=first.conv["dilation"],
+        groups=first.conv["groups"],
+    )
+    return kernel, {
+        "stride": tuple(s[i] * t[i] for i in (0, 1)),
+        "padding": tuple(s[i] * q[i] + p[i] for i in (0, 1)),
+        "dilation": (1, 1),
+        "groups": 1,
+    }
 
 
 def width(pieces: Sequence[Affine]) -> int:

@@ -196,17 +196,18 @@ def test_convolutions_stay_convolutions_when_norms_and_pools_are_folded_in():
         nn.ReLU(),
         nn.AvgPool2d(2),
         nn.BatchNorm2d(4),
+        nn.Conv2d(4, 3, 3, padding=1),
         nn.Dropout2d(),
         nn.ReLU(),
-        nn.BatchNorm2d(4),
+        nn.BatchNorm2d(3),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(64, 2),
+        nn.Linear(48, 2),
     )
     first, second, third, _ = affine_pieces(model, (2, 8, 8))
     assert (first.weight.shape, first.conv["groups"]) == ((4, 1, 3, 3), 2)
-    assert (second.weight.shape, second.conv["stride"]) == ((4, 1, 2, 2), (2, 2))
-    assert third.weight.shape == (4, 1, 1)
+    assert (second.weight.shape, second.conv["stride"]) == ((3, 4, 6, 6), (2, 2))
+    assert third.weight.shape == (3, 1, 1)
 
 
 # ---- a call of the model and its weights ----
@@ -354,10 +355,10 @@ def test_through_a_detached_piece_no_gradient_flows_and_nothing_else_changes(kin
         assert (piece.weight.requires_grad, piece.bias.requires_grad) == needed
 
 
-def test_pieces_multiplied_into_one_or_put_in_as_the_identity_go_back_too():
+def test_pieces_multiplied_into_one_or_put_in_as_the_identity_keep_their_shape_and_go_back_too():
     joined = affine_pieces(network("affine after affine", 0), (1, 3, 3))
     shapes = [(piece.shape_in, piece.shape_out) for piece in joined]
-    assert shapes == [((9,), (3,)), ((3,), (3,))]  # two convolutions are a matrix
+    assert shapes == [((1, 3, 3), (3, 1, 1)), ((3,), (3,))]
     first, *_ = affine_pieces(network("ReLU first", 0), (1, 2, 2))
     nu = torch.randn(5, 1, 2, 2, generator=seeded(0), dtype=torch.float64)
     assert torch.equal(first.transposed(nu), nu)
