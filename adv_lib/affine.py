@@ -175,7 +175,10 @@ def affine_pieces(
             reduce(_product, reversed(group)) if group else _identity(size, like)
             for size, group in groups
         ]
-        _check_agreement(model, pieces, own.new_empty(2, *first))
+        if not all(piece.weight.isfinite().all() and piece.bias.isfinite().all() for piece in pieces):
+            raise ValueError(f"expected layers whose products are finite in {like.dtype}, got {model}")
+        layers = [piece for _, group in groups for piece in group]
+        _check_agreement(model, pieces, layers, own.new_empty(2, *first))
     return pieces
 
 
@@ -205,8 +208,13 @@ def _example(model: nn.Module) -> Tensor:
     return next((t.detach() for t in tensors if t.is_floating_point()), torch.empty(0))
 
 
-def _check_agreement(model: nn.Module, pieces: Sequence[Affine], like: Tensor) -> None:
-    """Raise ValueError unless pieces and model agree, up to rounding, at two points like these."""
+def _check_agreement(
+    model: nn.Module, pieces: Sequence[Affine], layers: Sequence[Affine], like: Tensor
+) -> None:
+    """Raise ValueError unless pieces and model agree, up to rounding, at two points like these.
+
+    layers: of what the pieces are products.
+    """
     points = torch.arange(like.numel(), dtype=like.dtype, device=like.device).cos().view_as(like)
     mine = pieces[0].weight
     eps = max(torch.finfo(like.dtype).eps, torch.finfo(mine.dtype).eps)
@@ -219,7 +227,7 @@ def _check_agreement(model: nn.Module, pieces: Sequence[Affine], like: Tensor) -
         if bool((apart <= math.sqrt(eps) * h.abs().max()).all()):
             return
         size = points.to(mine).abs()  # of the terms that may have cancelled
-        for piece in pieces:
+        for piece in layers:
             size = piece.times(piece.weight.abs(), size) + piece._image().abs()
         if bool((~(apart <= 16 * eps * size.flatten(1)) & h.isfinite()).any()):
             raise ValueError(

@@ -128,7 +128,7 @@ def survivors(
     Raises ValueError if an attack leaves Δ(x), and for n = 0.
     """
     _check_samples(x, y, ball, batch_size)
-    if isinstance(attacks, Mapping) or callable(attacks):
+    if not isinstance(attacks, Sequence) or not all(map(callable, attacks)):
         raise ValueError(f"expected a list of attacks, got {kind(attacks)} {attacks}")
     if attacks:
         ball.radii(x)  # raises for an ε that no batch by itself would notice
@@ -207,10 +207,11 @@ def robust_accuracy_curve(
     their ratios, and ε is the largest of a sample.
     """
     _check_samples(x, y, ball, batch_size)
-    if any(b < a for a, b in pairwise(radii)):
-        raise ValueError(f"expected radii in increasing order, got {list(radii)}")
+    if not hasattr(radii, "__iter__") or any(b < a for a, b in pairwise(radii)):
+        raise ValueError(f"expected radii in increasing order, got {radii}")
     share = torch.as_tensor(ball.eps)
     if share.ndim > 1:
+        ball.radii(x)
         most = share.flatten(1).amax(1).view(-1, *[1] * (share.ndim - 1))
         share = torch.where(most > 0, share / most, 0)
         radii = [eps * share for eps in radii]
@@ -295,9 +296,13 @@ def table(
     for what, given in (("models", models), ("attacks", attacks), ("proofs", proofs)):
         if not isinstance(given, Mapping):
             raise ValueError(f"expected {what} by name, as {{'PGD': attacks.pgd}}, got {kind(given)}")
+    for name, function in {**attacks, **proofs}.items():
+        if not callable(function):
+            raise ValueError(f"expected {name} to be a function, got {kind(function)}")
     if any(callable(seeds) for seeds in models.values()):
         raise ValueError("expected a list of networks for each name, one for each seed, got a network")
     _check_samples(x, y, ball, batch_size)
+    ball.radii(x)
     columns = ["clean", *attacks, "worst", *proofs]
     networks = {name: sum(map(_members, seeds)) for name, seeds in models.items()}
     if len(set(columns)) < len(columns) or len({*networks.values()} | {0}) != 2:
@@ -374,6 +379,7 @@ def _members(model: Model) -> int:
 def _check_proofs(name: str, row: Mapping[str, Tensor], proofs: Mapping[str, Proof]) -> None:
     """Raise ValueError for a proof that is not one bool a sample, or that an attack contradicts."""
     for column in proofs:
+        check_tensors(**{column: row[column]})
         if row[column].shape != row["worst"].shape or row[column].dtype != torch.bool:
             raise ValueError(
                 f"expected {column} to return {tuple(row['worst'].shape)} bool, "

@@ -150,6 +150,9 @@ def certify(
     check_tensors(x=x)
     x = x.detach()
     problems = _problems(model, x, y, ball, node_limit)
+    own = {p.dtype for p in model.parameters()} | {x.dtype}
+    if len(own) > 1:
+        raise ValueError(f"expected x of the model's type, which the attacks call, got {own}")
     with torch.no_grad():
         cheap = bounds.margins(model, x.double(), y, ball)
         delta = attacks.pgd(model, x, y, ball, keep="first")
@@ -190,7 +193,8 @@ def search(
 
     The minimum of the program bounds the network from below; the input at that minimum, sent through the
     network, bounds it from above. Split is the unit whose triangle is violated most, weighed by the
-    price of its upper edge: where no triangle is violated, the network itself does it.
+    price of its upper edge: where no triangle is violated, the network itself does it, unless the
+    solver's tolerance hides that.
 
     relaxation: of the hidden layers.  layers: all of them.  c: (K,).
     node_limit, sign: as in `branching.search`; a case is one linear program.
@@ -209,8 +213,11 @@ def search(
 
     def score(case: Case) -> Array:
         _, columns, prices = case.found  # without columns the solver has stopped without a point
-        violation = 1.0 if columns is None else relaxation.violation(columns)
-        return violation * (prices + TOLERANCE / relaxation.size[relaxation.pre])
+        size = relaxation.size[relaxation.pre]
+        violation = size if columns is None else relaxation.violation(columns)
+        if case.value > case.bound + TOLERANCE and not (violation > 0).any():
+            violation = size  # the solver's tolerance hides them
+        return violation * (prices + TOLERANCE / size)
 
     found = branching.search(evaluate, score, reached(centre), node_limit, sign)
     relaxation.fix({})
@@ -224,6 +231,8 @@ def mip(
 
     The relaxation, and for each unstable unit a v ∈ {0, 1} with h ≤ u v and h ≤ a − l (1 − v).
     relaxation, layers, c: as in `search`.
+    What the solver calls a bound holds up to its tolerances, and a unit that cancels most of what comes
+    into it magnifies them: by more than STEEPEST, and only the linear program's bound is taken.
     node_limit: of the solver's own nodes, which it looks at between two of them: it may take a few more.
     Source: Tjeng, Xiao & Tedrake 2019, eq. (6).
     """
@@ -242,7 +251,8 @@ def mip(
     unit = whole.run(np.append(cost, 0 * v))
     said, solution = whole.solver.getInfo(), whole.solver.getSolution()
     lower, columns = linear.bound, whole.point() if solution.value_valid else linear.point
-    if len(v) and whole.solver.getModelStatus() != HighsModelStatus.kInfeasible:
+    trusted = whole.solver.getModelStatus() != HighsModelStatus.kInfeasible
+    if len(v) and trusted and relaxation.steepest < STEEPEST:
         lower = max(lower, unit * said.mip_dual_bound + float(cost @ relaxation.shift + c @ b))
     if columns is None:
         columns = (relaxation.lower + relaxation.upper) / 2
@@ -252,6 +262,7 @@ def mip(
 
 
 STARTS, STEPS = 64, 20  # of the attack by which `certify` tries to break what PGD does not
+STEEPEST = 1e5
 SOLVERS = {"search": search, "mip": mip}
 
 

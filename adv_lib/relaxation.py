@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+ROUNDING = 1e-12  # of what comes into a unit: a range below that is none
 Layer = tuple[Array, Array]  # W (out, in) and b (out,)
 
 
@@ -63,6 +64,7 @@ class Relaxation:
         none = np.empty(0, dtype=int)  # of every unstable unit: the columns of a and h, the rows of the
         self.pre, self.post, self.above, self.edge = none, none, none, none  # triangle's two upper sides
         self.limits = np.empty((0, 2))  # and l and u
+        self.steepest = 0.0  # by how much the solver's tolerance can grow from one layer to the next
         self.phases: dict[int, bool] = {}
 
     def relu(self, W: Array, b: Array, lower: Array, upper: Array) -> None:
@@ -73,9 +75,12 @@ class Relaxation:
         units = np.flatnonzero(upper > 0)
         W, b, lower, upper = W[np.ix_(units, self.alive)], b[units], lower[units], upper[units]
         free = np.flatnonzero(lower < 0)
-        size = upper - lower
-        pre, post = self.add_columns(lower, upper), self.add_columns(0 * free, upper[free], size[free])
-        slope, one = upper[free] / size[free], np.ones(len(free))
+        into = np.abs(W) @ self.size[self.output]  # what came in: a unit may cancel nearly all of it,
+        size = np.maximum(upper - lower, ROUNDING * into)  # and what is left is rounding
+        pre = self.add_columns(lower, upper, size)
+        post = self.add_columns(0 * free, upper[free], size[free])
+        self.steepest = max(self.steepest, (into / np.where(size > 0, size, 1)).max(initial=0))
+        slope, one = upper[free] / (upper - lower)[free], np.ones(len(free))
         self.add_rows({"a": (pre, np.eye(len(units))), "W h": (self.output, -W)}, b, b, size)
         above = {"h": (post, np.diag(one)), "a": (pre[free], np.diag(-one))}
         edge = {"h": (post, np.diag(one)), "a": (pre[free], np.diag(-slope))}
@@ -156,7 +161,7 @@ class Relaxation:
     def copy(self) -> Relaxation:
         """The same program for a solver of integer programs, to which more can be added."""
         other = copy(self)
-        other.solver = _solver(mip_rel_gap=0.0, mip_abs_gap=0.0, mip_feasibility_tolerance=1e-9)
+        other.solver = _solver(mip_rel_gap=0.0, mip_abs_gap=0.0, mip_feasibility_tolerance=1e-10)
         other.solver.passModel(self.solver.getLp())
         return other
 
@@ -223,6 +228,7 @@ def _solver(**options):
 
     solver = highspy.Highs()
     options |= {"output_flag": False, "simplex_scale_strategy": 0, "small_matrix_value": 1e-12}
+    options |= dict.fromkeys(("primal_feasibility_tolerance", "dual_feasibility_tolerance"), 1e-10)
     for option, value in options.items():
         solver.setOptionValue(option, value)
     return solver

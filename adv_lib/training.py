@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -253,9 +254,9 @@ def fit(
 
     For one batch B after the other the optimiser moves θ along ∇_θ (1/|B|) Σ_{(x,y)∈B} inner(θ, x, y).
     An epoch deals the n samples, shuffled, to k batches whose sizes differ by at most one, so that no
-    sample weighs more than another because few were left over. k is what brings the sizes nearest to
-    batch_size: n / batch_size, rounded, and at least 1. Of 1,201 samples in batches of 100, 11 batches
-    have 100 and one has 101.
+    sample weighs more than another because few were left over. k is n / batch_size, rounded, and at
+    least 1; so a batch can be half as large again as batch_size. Of 1,201 samples in batches of 100, 11
+    batches have 100 and one has 101.
 
     model: a network, or a `Stack` of E: then what is minimised is the sum of E means, the gradients are
            each member's own, and every member ends with the weights that it would have had alone.
@@ -354,9 +355,10 @@ def _check_run(model, data, epochs, lr, batch_size, watch, best, checkpoint) -> 
             "data must be as many inputs as labels, at least one, "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    if epochs < 0 or batch_size < 1 or not (callable(lr) or _sizes(lr)):
+    whole = isinstance(epochs, int) and isinstance(batch_size, int)
+    if not whole or epochs < 0 or batch_size < 1 or not (callable(lr) or _sizes(lr)):
         raise ValueError(
-            "expected epochs ≥ 0, batch_size ≥ 1 and 0 < lr < ∞, "
+            "expected whole numbers epochs ≥ 0 and batch_size ≥ 1, and 0 < lr < ∞, "
             f"got epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}"
         )
     if best is not None and best not in watch:
@@ -376,7 +378,8 @@ def _generators(generator: Generator | None, E: int) -> Sequence[torch.Generator
 
 def _sizes(lr: float | Sequence[float], zero: bool = False) -> bool:
     """Whether these can be step sizes; 0 only where a schedule ends there."""
-    return all((zero and v == 0) or 0 < v < math.inf for v in (lr if isinstance(lr, Sequence) else [lr]))
+    rates = lr if isinstance(lr, Sequence) and not isinstance(lr, str) else [lr]
+    return all(isinstance(v, Real) and ((zero and v == 0) or 0 < v < math.inf) for v in rates)
 
 
 def _numbers(model: nn.Module, found: Tensor | float | Sequence[float]) -> float | tuple[float, ...]:

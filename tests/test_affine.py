@@ -213,6 +213,29 @@ def test_convolutions_stay_convolutions_when_norms_and_pools_are_folded_in():
 # ---- a call of the model and its weights ----
 
 
+@pytest.mark.parametrize("offset", [1e3, 1e4, 1e5])
+def test_offsets_that_the_next_layer_takes_back_are_no_false_alarm(offset):
+    """In float32 the model itself rounds them, by more than the logits that are left."""
+    for seed in range(5):
+        there, back = nn.Linear(4, 8).requires_grad_(False), nn.Linear(8, 3).requires_grad_(False)
+        for weight in (there.weight, back.weight):
+            weight.copy_(entries(tuple(weight.shape), seed, "plain"))
+        there.bias.fill_(offset)
+        back.bias.copy_(-back.weight @ there.bias)
+        assert len(affine_pieces(nn.Sequential(there, back), (4,))) == 1
+        norm = nn.BatchNorm1d(8).eval()
+        norm.running_mean.copy_(there.bias)
+        assert len(affine_pieces(nn.Sequential(there, norm), (4,))) == 1
+
+
+def test_layers_whose_product_overflows_are_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_grad_(False)
+    for layer in model:
+        layer.weight.fill_(1e30)
+    with pytest.raises(ValueError, match="products are finite in torch.float32"):
+        affine_pieces(model, (2,))
+
+
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
 def test_a_parametrised_layer_is_what_its_property_says_with_gradients_and_keeps_its_state(name):
     with torch.random.fork_rng(devices=[]):

@@ -830,6 +830,22 @@ def of_kinds():
         yield f"attacks.{name}", lambda f=asked: f(targets=3), "targets tensor int"
         yield f"attacks.{name}", lambda a=attack: a(None, x, labels, cube), "a model NoneType"
     yield "attacks.pgd", lambda: attacks.pgd(net, x, labels, cube, start=0), "start tensor int"
+    for given in (None, "pgd", ["pgd"], [attacks.pgd, None]):
+        judged = partial(evaluation.survivors, net, x, labels, cube)
+        yield "evaluation.survivors", lambda f=judged, g=given: f(g), "a list of attacks got"
+    judged = partial(evaluation.table, {"n": [net]}, x, labels)
+    yield "evaluation.table", lambda f=judged: f(cube, {"pgd": None}), "pgd a function NoneType"
+    wrong = {"proof": lambda m, x, y, b: [True] * len(x)}
+    yield "evaluation.table", lambda f=judged, w=wrong: f(cube, {}, w), "proof a tensor list"
+    for sizes in ((10,), (3,), (3, 2)):
+        other = Ball(INF, torch.full(sizes, 0.1), (0, 1))
+        yield "evaluation.table", lambda f=judged, o=other: f(o, {"pgd": attacks.pgd}), "eps"
+    curve = partial(evaluation.robust_accuracy_curve, net, x, labels, cube, [attacks.pgd])
+    yield "evaluation.robust_accuracy_curve", lambda f=curve: f(0.1), "radii in increasing order 0.1"
+    double = partial(exact.certify, net, x.double(), labels, cube)
+    yield "exact.certify", double, "the model's type float32 float64"
+    for name, value in (("epochs", 1.5), ("batch_size", None), ("lr", None), ("lr", "0.1")):
+        yield "training.fit", lambda n=name, v=value: fit(**{n: v}), "whole numbers epochs batch_size lr"
     judges = {
         "evaluation.survivors": lambda a: evaluation.survivors(net, x, labels, cube, a),
         "evaluation.robust_accuracy": lambda a: evaluation.robust_accuracy(net, x, labels, cube, a),

@@ -48,8 +48,10 @@ boxes = st.sampled_from([None, BOX])
 @contextmanager
 def float64_by_default():
     torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def tries(model, x, y, ball, count=20):

@@ -533,6 +533,36 @@ def test_units_that_are_tiny_prove_nothing_false():
         assert bounds.margins(model, x, y, ball, "lp")[0, 1].item() == pytest.approx(-0.1, abs=TOLERANCE)
 
 
+def nearly_cancelling(seed, apart):
+    """Units that see the difference of two units that are equal up to `apart`: all that counts."""
+    model = models.mlp([3, 4, 4, 3], seeded(seed))[1:].double().requires_grad_(False)
+    first, second, last = (model[i] for i in (0, 2, 4))
+    difference = torch.randn(2, 3, generator=seeded(seed), dtype=torch.float64)
+    first.weight[1::2] = first.weight[::2] + apart * difference
+    first.bias.fill_(4.0)
+    second.weight.copy_(torch.tensor([[1.0, -1, 0, 0], [0, 0, 1, -1], [-1, 1, 0, 0], [0, 0, -1, 1]]))
+    second.bias.fill_(0.1 * apart)
+    last.weight /= max(apart, 1e-8)
+    return model, torch.rand(1, 3, generator=seeded(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-8, 1e-6, 1e-3])
+def test_nothing_false_is_proved_of_units_that_cancel_each_other(apart):
+    for seed in range(6):
+        model, x = nearly_cancelling(seed, apart)
+        y, ball = model(x).argmax(1), Ball(math.inf, 0.3, BOX)
+        z = model(anywhere(x, ball, 4000).flatten(0, 1))
+        reached = (
+            (z.gather(1, y.expand(len(z), 1)) - z).amin(0).masked_fill(torch.arange(3) == y, math.inf)
+        )
+        for method in exact.SOLVERS:
+            found = exact.margins(model, x, y, ball, method=method, node_limit=500, jobs=1)
+            assert (found.margins[0] <= reached + 1e-5).all()
+            if apart == 1e-3:
+                assert found.closed.all()
+        assert exact.certify(model, x, y, ball, node_limit=500, jobs=1).margins <= reached.min() + 1e-5
+
+
 # ---- how hard certify attacks ----
 
 

@@ -392,7 +392,13 @@ def test_bounds_that_rounding_makes_contradict_each_other_prove_nothing_beyond_t
 
 
 def test_weights_that_the_solver_refuses_are_named():
-    """A coefficient of 1e20 between a unit of range 2 and an input of range 2."""
     relaxed = Relaxation(np.array([-1.0]), np.array([1.0]))
-    with pytest.raises(ValueError, match=r"expected weights .* got coefficients .* above 1e15"):
-        relaxed.relu(np.array([[1e20]]), np.zeros(1), np.array([-1.0]), np.array([1.0]))
+    with pytest.raises(ValueError, match=r"expected weights .* got coefficients .* not finite"):
+        relaxed.relu(np.array([[math.nan]]), np.zeros(1), np.array([-1.0]), np.array([1.0]))
+
+
+def test_weights_of_any_finite_size_are_held():
+    """A weight of 1e20 between an input of range 2 and a unit of which only a range of 2 is known."""
+    relaxed = Relaxation(np.array([-1.0]), np.array([1.0]))
+    relaxed.relu(np.array([[1e20]]), np.zeros(1), np.array([-1.0]), np.array([1.0]))
+    assert relaxed.minimise(np.array([-1.0])).bound == pytest.approx(-1)

@@ -90,7 +90,7 @@ def test_every_epoch_sees_every_sample_once(separable):
 @example(1201, 100, 1)
 @example(149, 100, 1)
 @example(3, 2, 2)
-def test_the_batches_of_an_epoch_are_alike_and_as_near_to_the_size_asked_for_as_such_can_be(n, b, E):
+def test_the_batches_of_an_epoch_are_alike_and_near_the_size_asked_for(n, b, E):
     """There are n/b of them, rounded, or one; of one sample none that need not be."""
     x, y = torch.arange(float(n))[:, None], torch.zeros(n, dtype=torch.int64)
     model, seen = models.linear(1, 2), []
