@@ -232,7 +232,7 @@ def test_layers_whose_product_overflows_are_refused():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_grad_(False)
     for layer in model:
         layer.weight.fill_(1e30)
-    with pytest.raises(ValueError, match="products are finite in torch.float32"):
+    with pytest.raises(ValueError, match=r"products are finite in torch\.float32"):
         affine_pieces(model, (2,))
 
 
