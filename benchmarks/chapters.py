@@ -40,8 +40,8 @@ QUESTIONS = {
         "static": "table.percent('static', 'through').mean",
         "dent": "table.percent('dent, lr .05', 'through').mean",
         "dent+": "table.percent('dent+, lr .05', 'through').mean",
-        "gain": "[gain('dent+, lr .05', 'union').mean, *gain('dent+, lr .05', 'union').interval]",
-        "loss": "[gain('dent, lr .05', 'union').mean, *gain('dent, lr .05', 'union').interval]",
+        "gain": "[gain('dent+, lr .05', 'worst').mean, *gain('dent+, lr .05', 'worst').interval]",
+        "loss": "[gain('dent, lr .05', 'worst').mean, *gain('dent, lr .05', 'worst').interval]",
         "clean": "gain('dent+, lr .05', 'clean').mean",
     },
 }
