@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from adv_lib import attacks, bounds, data, dent, evaluation, exact, models, training, widgets
+from adv_lib import attacks, bounds, data, dent, evaluation, exact, models, stack, training, widgets
 from adv_lib.threat import Ball
 
 from . import tables
@@ -259,7 +259,7 @@ def on_its_side() -> str:
 
 
 def empty_batch() -> str:
-    model = models.mlp([4, 4, 3], norm=True).eval()
+    model = stack.Stack([models.mlp([4, 4, 3], norm=True)] * 2).eval()
     return str(tuple(dent.Dent(model, steps=1, lr=0.1, scope="sample")(torch.zeros(0, 4)).shape))
 
 
@@ -360,7 +360,7 @@ def situations() -> list[Situation]:
             )
             for p in (1, 2, INF)
         ),
-        Situation("an empty batch for `Dent`", "(0, 3)", empty_batch),
+        Situation("an empty batch for `Dent` around two networks", "(0, 3)", empty_batch),
         *refused,
     ]
 
