@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from torch import Tensor
+
+from ._drawing import for_pages, with_narrow
+
+FONT = Path(__file__).with_name("fonts") / "SourceSansPro-Regular.ttf"
 
 # Okabe & Ito's palette, told apart by every common kind of colour vision.
 CLEAN = "#0072B2"  # inputs and errors without an adversary; class −1
@@ -21,6 +27,8 @@ INK = "#333333"
 
 STYLE = {
     "figure.dpi": 110,
+    "font.family": ["Source Sans Pro", "DejaVu Sans"],  # the second for what the first lacks
+    "font.size": 11,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "figure.constrained_layout.use": True,
@@ -40,8 +48,34 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Give every figure drawn from now on the book's look."""
+    """Give every figure drawn from now on the book's look.
+
+    While the book is built (ADV_LIB_PAGES in the environment) figures also become SVG that carries its
+    drawing for phones, which book/_ext/figures.py takes out again.
+    """
+    fontManager.addfont(FONT)
     plt.rcParams.update(STYLE)
+    if for_pages():
+        _show_as_svg()
+
+
+def _show_as_svg() -> None:
+    """Tell the notebook's kernel to show figures as one SVG that has the phone's in its metadata."""
+    from IPython import get_ipython
+    from matplotlib_inline.backend_inline import select_figure_formats
+
+    if (shell := get_ipython()) is None:
+        return
+    plt.get_backend()  # chooses the notebook's own, which sets formats of its own
+    select_figure_formats(shell, [])
+    shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, with_narrow)
+
+
+def on_a_phone(figure: Figure, narrow: Figure) -> Figure:
+    """Have `narrow` shown where a page is too narrow for `figure`, which cannot be stacked."""
+    figure.on_a_phone = narrow
+    plt.close(narrow)
+    return figure
 
 
 def images(

@@ -10,7 +10,7 @@ import run_notebooks
 from evidence import pytest_terminal_summary  # noqa: F401
 from nbval.kernel import RunningKernel
 
-os.environ.update(run_notebooks.ONE_THREAD)  # which kernels inherit
+os.environ.update(run_notebooks.KERNEL)  # which kernels inherit
 LOST = "clear_output", "update_display_data"  # nbval does not follow these
 
 

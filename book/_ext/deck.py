@@ -136,7 +136,7 @@ class DeckBuilder(StandaloneHTMLBuilder):
         static = Path(self.outdir, "_static")
         static.mkdir(exist_ok=True)
         self.create_pygments_style_file()
-        for name in ("tokens.css", "deck.css", "widgets.css", "favicon.svg"):
+        for name in ("tokens.css", "deck.css", "figures.css", "favicon.svg"):
             shutil.copy(STATIC / name, static)
 
     def gen_indices(self) -> None:

@@ -39,7 +39,7 @@ from traitlets.config import Config
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "_build/executed"
 HOUR = 3600  # seconds
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # for each kernel
+KERNEL = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "ADV_LIB_PAGES": "1"}  # the environment of each
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -143,7 +143,7 @@ def execute(nb: NotebookNode, folder: Path) -> NotebookNode:
         config=Config({"KernelManager": {"transport_encryption": "auto"}}),
     )
     try:
-        client.execute(env=os.environ | ONE_THREAD)
+        client.execute(env=os.environ | KERNEL)
     except CellExecutionError as error:
         raised = [o for cell in code(nb) for o in cell.outputs if o.output_type == "error"]
         lines = [line for each in raised for line in each.traceback]
