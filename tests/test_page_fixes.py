@@ -4,27 +4,49 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
+from docutils import nodes
+
 path = Path(__file__).parents[1] / "book/_ext/page_fixes.py"
 spec = importlib.util.spec_from_file_location("page_fixes", path)
 page_fixes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(page_fixes)
 
 
-def test_what_stands_in_chapter_0_is_numbered_from_zero_and_nothing_else_is():
-    counted = {
-        "chapters/00_introduction": {
-            "figure": {"fig-a": (1,), "fig-b": (2,)},
-            "exercise": {"ex-a": (1,)},
+def entry(number):
+    """A page's entry in the contents, and its title."""
+    link = nodes.reference("", "a page", internal=True, secnumber=number)
+    return nodes.bullet_list("", link), nodes.title("", "a page", secnumber=number)
+
+
+def test_chapters_and_what_stands_in_them_are_numbered_from_zero_and_nothing_else_is():
+    pages = {"chapters/00_introduction": [1], "chapters/01_linear_models": [2], "book/index": None}
+    entries = {name: entry(number) for name, number in pages.items()}
+    env = SimpleNamespace(
+        toc_secnumbers={
+            "chapters/00_introduction": {"": (1,), "#a-section": (1, 1)},
+            "chapters/01_linear_models": {"": (2,)},
+            "book/index": {"": ()},
         },
-        "chapters/01_linear_models": {"figure": {"fig-c": (1, 1)}},
-        "book/index": {"figure": {"fig-d": (3,)}},
-    }
-    env = SimpleNamespace(toc_fignumbers=counted)
+        toc_fignumbers={
+            "chapters/00_introduction": {"figure": {"fig-a": (1, 1), "fig-b": (1, 2)}},
+            "chapters/01_linear_models": {"exercise": {"ex-c": (2, 1)}},
+            "book/index": {"figure": {"fig-d": (3,)}},
+        },
+        tocs={name: contents for name, (contents, _) in entries.items()},
+        titles={name: title for name, (_, title) in entries.items()},
+    )
     for _ in range(2):  # counting again changes nothing
         assert page_fixes.count_from_zero(None, env) == []
-        assert counted["chapters/00_introduction"] == {
-            "figure": {"fig-a": (0, 1), "fig-b": (0, 2)},
-            "exercise": {"ex-a": (0, 1)},
+        assert env.toc_secnumbers == {
+            "chapters/00_introduction": {"": (0,), "#a-section": (0, 1)},
+            "chapters/01_linear_models": {"": (1,)},
+            "book/index": {"": ()},
         }
-        assert counted["chapters/01_linear_models"] == {"figure": {"fig-c": (1, 1)}}
-        assert counted["book/index"] == {"figure": {"fig-d": (3,)}}
+        assert env.toc_fignumbers == {
+            "chapters/00_introduction": {"figure": {"fig-a": (0, 1), "fig-b": (0, 2)}},
+            "chapters/01_linear_models": {"exercise": {"ex-c": (1, 1)}},
+            "book/index": {"figure": {"fig-d": (3,)}},
+        }
+        for name, shown in zip(pages, [(0,), (1,), None], strict=True):
+            contents, title = entries[name]
+            assert contents.children[0]["secnumber"] == title["secnumber"] == shown

@@ -1,8 +1,8 @@
 """Figures as files beside the page: for wide and narrow windows, for light and dark pages.
 
 A figure comes out of its cell as one SVG that carries its drawing for phones; a slider as HTML that
-carries its frames. Both become files in _images, named after their content, which the browser chooses from
-and loads when the reader comes near. The drawing for dark pages is the same with other colours.
+carries its frames. Both become files in _images, named after their content, which the browser chooses
+from and loads when the reader comes near. The drawing for dark pages is the same with other colours.
 """
 
 import base64

@@ -52,12 +52,29 @@ def repair_roles(app, pagename, templatename, context, doctree) -> None:
 
 
 def count_from_zero(app, env) -> list[str]:
-    """Number the figures and exercises of chapter 0 as 0.1, 0.2, …; the contents leave it unnumbered."""
-    for docname, kinds in env.toc_fignumbers.items():
-        if Path(docname).name.startswith("00_"):
-            for numbers in kinds.values():
-                numbers.update({label: (0, number[-1]) for label, number in numbers.items()})
+    """Number the chapters 0, 1, …, and with them their sections, figures, theorems and exercises."""
+    numbers = [number for sections in env.toc_secnumbers.values() for number in sections.values()]
+    if min(filter(None, numbers), default=(0,))[0] == 0:
+        return []  # nothing is numbered, or all of it from 0
+    for counted in (*env.toc_secnumbers.values(), *by_kind(env)):
+        counted.update({name: less_one(number) for name, number in counted.items() if number})
+    for docname, contents in env.tocs.items():
+        for numbered in (env.titles[docname], *contents.findall(nodes.reference)):
+            if numbered.get("secnumber"):
+                numbered["secnumber"] = less_one(numbered["secnumber"])
     return []
+
+
+def by_kind(env):
+    """The numbers of figures, theorems, … of each numbered page."""
+    for docname, sections in env.toc_secnumbers.items():
+        if any(sections.values()):
+            yield from env.toc_fignumbers.get(docname, {}).values()
+
+
+def less_one(number: tuple[int, ...]) -> tuple[int, ...]:
+    """The number with the chapter's part one lower."""
+    return (number[0] - 1, *number[1:])
 
 
 def setup(app) -> dict:
