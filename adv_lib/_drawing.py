@@ -248,7 +248,7 @@ def _small(text: str) -> str:
     """The same drawing in fewer characters."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"\s*\n\s*", " ", text)
+    text = re.sub(r"\s*\n\s*", " ", text).strip()
     text = re.sub(r' d="[^"]*"|translate\([^)]*\)', lambda part: LONG.sub(r"\1", part[0]), text)
     used = set(re.findall(r"(?<=#)[\w.-]+", text))
     text = re.sub(r' id="([\w.-]*)"', lambda part: part[0] * (part[1] in used), text)

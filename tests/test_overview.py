@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 PAGE = """# Page
 
-:::{chapter-table}
+:::{chapter-cards}
 :::
 
 :::{exercise-list}
@@ -124,7 +124,7 @@ def book(tmp_path, monkeypatch):
 
 def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     text = build(book)
-    assert "1 Sums: easy What is one and one? 30, 17, 17 1 slides · Colab" in text
+    assert "1 Sums: easy What is one and one? 30 minutes" in text
     assert "Sums: easy 1 1 0 2 17 Products 0 0 1 1 20 All 1 1 1 3 37" in text
     assert "Exercise 1 Add 10 code Exercise 2 Carry 7 pencil and paper All 17" in text
     assert "Slides (17 minutes)" in text

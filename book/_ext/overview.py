@@ -1,6 +1,6 @@
 """Lists that nobody types: of chapters, exercises, lectures and sessions, read from the chapters' cells.
 
-Four directives, each for all chapters of the table of contents: `chapter-table`, `exercise-list`,
+Four directives, each for all chapters of the table of contents: `chapter-cards`, `exercise-list`,
 `lecture-plan` and `course-plan`. Their pages are rebuilt when a chapter changes. Minutes come from the
 exercises' metadata and from the "Timing: 8 minutes." of the speaker's notes, which covers the slides
 since the one before.
@@ -24,7 +24,7 @@ QUESTION = re.compile(r"^\*\*(.+)\*\*$", re.MULTILINE)
 BADGES = re.compile(
     r"\[Open in Colab\]\((?P<colab>\S+)\).* (?P<read>\d+) min to read,.*needs: (?P<needs>.+)"
 )
-CHAPTER = re.compile(r"\[Chapter (\d+)\]")
+CARDS = "book/_static/cards"
 
 
 @dataclass(frozen=True)
@@ -145,24 +145,28 @@ class Overview(SphinxDirective):
         return nodes.section("", head, *self.parse_text_to_nodes(text), ids=[f"in-{chapter.name}"])
 
 
-class ChapterTable(Overview):
-    """Every chapter with its question, its minutes, what it needs, and where it opens."""
+class ChapterCards(Overview):
+    """A card for every chapter: its picture, its question, and the minutes that its text takes.
+
+    The picture is book/_static/cards/NN.svg, if there is one, and its <title> says what it shows.
+    """
 
     def run(self) -> list[nodes.Node]:
-        head = ["", "Chapter", "Minutes: read, exercises, lecture", "Needs", "Open"]
-        return self.parse_text_to_nodes(table(head, [self.row(c) for c in self.chapters()]))
+        cards = [nodes.container("", *self.card(c), classes=["adv-card"]) for c in self.chapters()]
+        return [nodes.container("", *cards, classes=["adv-cards"])]
 
-    def row(self, chapter: Chapter) -> list:
+    def card(self, chapter: Chapter) -> list[nodes.Node]:
         """One chapter."""
-        badges, home = chapter.badges, self.config.html_baseurl
-        minutes = f"{badges['read']}, {chapter.exercise_minutes}, {chapter.lecture_minutes}"
-        return [
-            chapter.number,
-            f"{{doc}}`/{chapter.docname}`<br>{chapter.question}",
-            minutes,
-            ", ".join(CHAPTER.findall(badges["needs"])) or "–",
-            f"[slides]({home}slides/{chapter.name}.html) · [Colab]({badges['colab']})",
-        ]
+        drawn = Path(self.env.srcdir, CARDS, f"{chapter.name[:2]}.svg")
+        picture = []
+        if drawn.exists():
+            shows = re.search("<title>(.*?)</title>", drawn.read_text("utf-8"))[1]
+            picture = [nodes.image(uri=f"/{CARDS}/{drawn.name}", alt=shows, classes=["adv-card-picture"])]
+        words = (
+            f"**{chapter.number}** {{doc}}`{chapter.title} </{chapter.docname}>`\n\n"
+            f"{chapter.question}\n\n{chapter.badges['read']} minutes"
+        )
+        return picture + self.parse_text_to_nodes(words)
 
 
 class ExerciseList(Overview):
@@ -296,7 +300,7 @@ def link(exercise: dict) -> str:
 
 def setup(app) -> dict:
     """Register with Sphinx."""
-    app.add_directive("chapter-table", ChapterTable)
+    app.add_directive("chapter-cards", ChapterCards)
     app.add_directive("exercise-list", ExerciseList)
     app.add_directive("lecture-plan", LecturePlan)
     app.add_directive("course-plan", CoursePlan)

@@ -1,7 +1,5 @@
 """Small repairs to the pages that Sphinx and its extensions write."""
 
-from pathlib import Path
-
 from docutils import nodes
 from sphinx.util.osutil import relative_uri
 
