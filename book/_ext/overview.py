@@ -161,7 +161,7 @@ class ChapterCards(Overview):
         picture = []
         if drawn.exists():
             shows = re.search("<title>(.*?)</title>", drawn.read_text("utf-8"))[1]
-            picture = [nodes.image(uri=f"/{CARDS}/{drawn.name}", alt=shows, classes=["adv-card-picture"])]
+            picture = [nodes.image(uri=f"/{CARDS}/{drawn.name}", alt=shows)]
         words = (
             f"**{chapter.number}** {{doc}}`{chapter.title} </{chapter.docname}>`\n\n"
             f"{chapter.question}\n\n{chapter.badges['read']} minutes"

@@ -9,6 +9,7 @@
     if (theme !== null) return;
     theme = root.dataset.theme;
     root.dataset.theme = "light";
+    document.querySelectorAll("img[loading=lazy]").forEach((image) => { image.loading = "eager"; });
     opened = [...document.querySelectorAll(folded)];
     opened.forEach((details) => { details.open = true; });
   };

@@ -19,7 +19,9 @@ from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = "details.solution, details.hide, .badges, .headerlink, script"
+LEFT_OUT = (
+    "details.solution, details.hide, .badges, .headerlink, script, picture.only-dark, picture > source"
+)
 BROWSERS = "chromium", "chromium-browser", "google-chrome"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
 STYLE = """
@@ -52,6 +54,7 @@ def article(site: Path, page: str, inside: dict[str, str], public: str) -> Tag:
         element["id"] = f"{inside[f'{page}.html']}--{element['id']}"
     for image in found.select("img[src]:not([src^='data:'])"):
         image["src"] = "html/" + urljoin(f"{page}.html", image["src"])
+        image.attrs.pop("loading", None)
     for link in found.select("a[href]"):
         link["href"] = target(link["href"], page, inside, public)
     found["id"] = inside[f"{page}.html"]
