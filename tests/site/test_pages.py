@@ -86,6 +86,28 @@ def test_every_slider_changes_its_picture_by_keyboard_and_back(visit, record_pro
     assert visit.complaints[before:] == []
 
 
+def test_every_button_of_a_slider_changes_its_picture_and_its_sentence(visit, record_property):
+    for figure in visit.page.query_selector_all("figure.adv-slider"):
+        says = lambda f=figure: f.query_selector(".adv-says").inner_text()  # noqa: E731
+        for group in figure.query_selector_all("fieldset"):
+            buttons = group.query_selector_all("input[type=radio]")
+            chosen = next(b for b in buttons if b.is_checked())
+            seen = [(picture(figure), says())]
+            for button in buttons:
+                if button != chosen:
+                    button.check()
+                    record_property("buttons of sliders pressed", (visit.name, len(seen)))
+                    seen.append((picture(figure), says()))
+            assert len({str(each) for each in seen}) == len(buttons)
+            chosen.check()
+            assert (picture(figure), says()) == seen[0]
+
+
+def test_the_sentence_below_a_slider_says_what_its_picture_shows(visit):
+    for figure in visit.page.query_selector_all("figure.adv-slider"):
+        assert figure.query_selector(".adv-says").inner_text().split() == picture(figure)[0].split()
+
+
 def test_every_proof_hint_and_solution_opens_and_closes_by_keyboard_and_by_click(visit):
     shut = visit.page.query_selector_all("main details:not([open]) > summary")
     for summary in shut:
