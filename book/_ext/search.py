@@ -1,8 +1,8 @@
 """Search by section: an index made from the same reading that made the pages.
 
-Sphinx finds pages and shows their sources. Here every section, every term of the glossary and every name of
-the API becomes a record in plain words: no code, no output, formulas in Unicode. Pagefind makes of them an
-index that the browser reads in small pieces, and book/_static/search.js shows what it finds.
+Sphinx finds pages and shows their sources. Here every section, statement, exercise, term of the glossary
+and name of the API becomes a record in plain words: no code, no output, formulas in Unicode. Pagefind
+makes of them an index that the browser reads in small pieces; book/_static/search.js shows its finds.
 """
 
 import re
@@ -17,14 +17,22 @@ from tempfile import TemporaryDirectory
 
 from docutils import nodes
 from pagefind.service import get_executable
+from plain_math import plain
 from sphinx import addnodes
 from sphinx.errors import SphinxError
 
-HEADING = 8  # times as much as in the text counts a word in a heading,
+HEADING = 10  # times as much as in the text counts a word in a heading,
 FRAME = 0.3  # and so much under a heading that most chapters share: Further reading
 UNUSED = {"_static/doctools.js", "_static/sphinx_highlight.js"}  # Sphinx's own search
 SURPLUS = ("pagefind-*.css", "pagefind-*.js", "wasm.unknown.*")  # interfaces other than ours
-SILENT = (nodes.comment, nodes.image, nodes.literal_block, nodes.raw, nodes.system_message, addnodes.index)
+SILENT = (
+    nodes.comment,
+    nodes.image,
+    nodes.literal_block,
+    nodes.raw,
+    nodes.system_message,
+    addnodes.index,
+)
 UNSAID = {"badges", "deck-only", "toctree-wrapper"}
 BOXES = {"proof-content", "exercise-content", "solution-content"}  # sections that are none
 
@@ -75,7 +83,9 @@ def heading(node: nodes.Node) -> str:
 
 def kind(node: nodes.Element) -> str:
     """Theorem, Definition, …, Exercise; nothing for what has no box of its own."""
-    return (node.get("realtype") or (node.get("title") if "exercise" in node["classes"] else "") or "").title()
+    return (
+        node.get("realtype") or (node.get("title") if "exercise" in node["classes"] else "") or ""
+    ).title()
 
 
 def sort(docname: str, node: nodes.Element) -> str:
@@ -85,7 +95,9 @@ def sort(docname: str, node: nodes.Element) -> str:
             return "exercise"
         case "":
             chapter = docname.startswith("chapters/")
-            return {"book/glossary": "term", "book/api": "name"}.get(docname, "section" if chapter else "page")
+            return {"book/glossary": "term", "book/api": "name"}.get(
+                docname, "section" if chapter else "page"
+            )
     return "statement"
 
 
@@ -142,69 +154,6 @@ def is_of_numbers(node: nodes.Node) -> bool:
         return False
     entries = [entry.astext() for entry in node.findall(nodes.entry)]
     return 2 * sum(bool(re.search(r"\d", entry)) and len(entry) < 30 for entry in entries) > len(entries)
-
-
-# ---- formulas in words ----
-
-SIGNS = dict(
-    pair.split(":", 1)
-    for pair in (
-        "alpha:α beta:β gamma:γ delta:δ varepsilon:ε epsilon:ε eta:η theta:θ kappa:κ lambda:λ mu:μ nu:ν "
-        "xi:ξ pi:π rho:ρ sigma:σ varphi:φ phi:φ Delta:Δ Gamma:Γ Sigma:Σ ell:ℓ infty:∞ nabla:∇ partial:∂ "
-        "le:≤ ge:≥ ne:≠ neq:≠ ll:≪ approx:≈ sim:∼ in:∈ subseteq:⊆ to:→ mapsto:↦ leftarrow:← downarrow:↓ "
-        "iff:⇔ Rightarrow:⇒ langle:⟨ rangle:⟩ lVert:‖ rVert:‖ Vert:‖ |:‖ lvert:| rvert:| {:{ }:} cdot:· "
-        "times:× pm:± mp:∓ odot:⊙ sum:∑ int:∫ sqrt:√ dots:… top:ᵀ blacksquare: bmod:mod"
-    ).split()
-)
-SPACING = r"\\(?:[,;:! ]|q?quad\b)|[&~]"
-DRESS = (
-    r"\\(?:[bB]igg?[lr]?|left|right|text|mathrm|mathbf|mathbb|mathcal|operatorname|textstyle|displaystyle|"
-    r"underbrace|(?:begin|end)\{\w+\*?\})(?![a-zA-Z])"
-)
-ACCENTS = {"hat": "\u0302", "bar": "\u0304"}
-LOW = str.maketrans("0123456789+-aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
-HIGH = str.maketrans("0123456789+-kniT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵏⁿⁱᵀ")
-
-
-def plain(tex: str) -> str:
-    r"""A formula in one line of Unicode: \max_{\delta \in \Delta} \ell becomes max_(δ ∈ Δ) ℓ."""
-    tex = re.sub(DRESS, "", re.sub(SPACING, " ", tex.replace(r"\\", "; ")))
-    tex = re.sub(r"\\([a-zA-Z]+|[|{}])", sign, tex)
-    tex = re.sub(r"([\u0302\u0304])\s*\{?(\w)\}?", r"\2\1", tex)
-    group = r"(?:\{([^{}]*)\}|([^\s{}]))"
-    for _ in range(4):  # groups inside groups
-        tex = re.sub(rf"([_^])\s*{group}", lambda m: index(m[1], (m[2] or m[3] or "").strip()), tex)
-        tex = re.sub(rf"⁄\s*{group}\s*{group}", fraction, tex)
-    return " ".join(re.sub(r"[\ue000\ue001]", brace, re.sub(r"[{}]", "", tex)).split())
-
-
-def sign(command: re.Match) -> str:
-    """The character of a command, or its name: max, log, sup."""
-    name = command[1]
-    if name in "{}|":
-        return {"{": "\ue000", "}": "\ue001", "|": "‖"}[name]
-    if name in ("frac", "tfrac", "dfrac"):
-        return "⁄"
-    return ACCENTS.get(name) or SIGNS.get(name, f" {name} ")
-
-
-def brace(mark: re.Match) -> str:
-    """A brace that is meant, not one that groups."""
-    return "{" if mark[0] == "\ue000" else "}"
-
-
-def fraction(parts: re.Match) -> str:
-    """Two groups as a quotient."""
-    over, under = (parts[1] or parts[2]), (parts[3] or parts[4])
-    return "/".join(f"({part})" if re.search(r"\s", part.strip()) else part.strip() for part in (over, under))
-
-
-def index(mark: str, small: str) -> str:
-    """A small character where Unicode has it: ℓ∞, x₂; else the mark itself: max_(δ ∈ Δ)."""
-    table = LOW if mark == "_" else HIGH
-    if small in ("∞", "*", "ᵀ", "′") or all(ord(letter) in table for letter in small):
-        return small.translate(table)
-    return mark + (f"({small})" if " " in small else small)
 
 
 # ---- Sphinx ----
@@ -265,7 +214,9 @@ def as_html(record: Record, weight: float) -> str:
     meta = {"to": record.address, "place": record.place}
     return (
         '<!doctype html><html lang="en"><head>'
-        + "".join(f'<meta data-pagefind-meta="{k}[content]" content="{escape(v)}">' for k, v in meta.items())
+        + "".join(
+            f'<meta data-pagefind-meta="{k}[content]" content="{escape(v)}">' for k, v in meta.items()
+        )
         + f'<meta data-pagefind-filter="sort[content]" content="{record.sort}"></head>'
         f'<body data-pagefind-weight="{weight}"><h1 data-pagefind-weight="{HEADING * weight}">'
         f"{escape(record.title)}</h1><p>{escape(record.text)}</p></body></html>"

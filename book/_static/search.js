@@ -5,7 +5,8 @@
   const MARKS = "adv-search-marks";
 
   // How much a find counts, by what was found: what teaches comes before what is looked up.
-  const SORTS = { section: 1, statement: 0.85, exercise: 0.75, term: 0.7, page: 0.4, name: 0.25 };
+  const SORTS = { section: 1, statement: 0.85, exercise: 0.75, term: 0.5, page: 0.4, name: 0.25 };
+  const weight = (sort, query) => (sort === "name" && /\w[._]\w/.test(query) ? 2 : SORTS[sort]); // attacks.pgd
 
   // What people type for what the book writes.
   const SPELLINGS = [
@@ -15,8 +16,6 @@
     [/\bdelta\b/gi, "δ"],
     [/\btheta\b/gi, "θ"],
     [/\bnu\b/gi, "ν"],
-    [/\bslack(?:ness)?\b/gi, "gap"],
-    [/\bauto-?attack\b/gi, "AutoAttack"],
     [/\b(?:auto-?pgd|a-pgd)\b/gi, "apgd"],
   ];
   const spelled = (query) => SPELLINGS.reduce((text, [said, written]) => text.replace(said, written), query.trim());
@@ -26,7 +25,8 @@
   let loading = null;
   const engine = () => {
     loading ??= import(new URL("pagefind/pagefind.js", root)).then(async (pagefind) => {
-      await pagefind.options({ noWorker: true, excerptLength: 26, ranking: { metaWeights: { title: 0, to: 0, place: 0 } } });
+      const metaWeights = { title: 1, to: 0, place: 0 };
+      await pagefind.options({ noWorker: true, excerptLength: 26, ranking: { pageLength: 0.05, metaWeights } });
       await pagefind.init();
       return pagefind;
     });
@@ -38,9 +38,9 @@
   const find = async (query) => {
     const pagefind = await engine();
     const found = [];
-    for (const [sort, factor] of Object.entries(SORTS)) {
+    for (const sort of Object.keys(SORTS)) {
       const { results } = await pagefind.search(query, { filters: { sort } });
-      found.push(...results.map((result) => ({ score: factor * result.score, load: result.data })));
+      found.push(...results.map(({ score, data }) => ({ score: weight(sort, query) * score, load: data })));
     }
     return found.sort((a, b) => b.score - a.score);
   };
