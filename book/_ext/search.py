@@ -83,22 +83,16 @@ def heading(node: nodes.Node) -> str:
 
 def kind(node: nodes.Element) -> str:
     """Theorem, Definition, …, Exercise; nothing for what has no box of its own."""
-    return (
-        node.get("realtype") or (node.get("title") if "exercise" in node["classes"] else "") or ""
-    ).title()
+    return node.get("realtype", "exercise" if "exercise" in node["classes"] else "").title()
 
 
 def sort(docname: str, node: nodes.Element) -> str:
     """What kind of place it is, for the order of what is found."""
-    match kind(node):
-        case "Exercise":
-            return "exercise"
-        case "":
-            chapter = docname.startswith("chapters/")
-            return {"book/glossary": "term", "book/api": "name"}.get(
-                docname, "section" if chapter else "page"
-            )
-    return "statement"
+    if kind(node):
+        return "exercise" if kind(node) == "Exercise" else "statement"
+    if isinstance(node, nodes.definition_list_item):
+        return "term"
+    return "section" if docname.startswith("chapters/") else "name" if docname == "book/api" else "page"
 
 
 def anchor_of(node: nodes.Element) -> str:
