@@ -134,7 +134,7 @@ def test_the_site_has_an_index_and_neither_the_index_nor_the_interfaces_of_other
         (r"\hat\delta = \varepsilon\,\mathrm{sign}(w)", "δ̂ = ε sign(w)"),
         (r"\{0, 1\}^d", "{0, 1}^d"),
         (r"x^{2}_{i} \\ &= \text{two words}", "x²ᵢ; = two words"),
-        (r"\left( W_1^\top \nu \right)", "( W₁ᵀ ν )"),
+        (r"\left( W_1^\top \nu \right)", "(W₁ᵀ ν)"),
     ],
 )
 def test_a_formula_becomes_a_line_of_unicode(tex, text):

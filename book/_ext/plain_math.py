@@ -35,7 +35,7 @@ def plain(tex: str) -> str:
         tex = re.sub(rf"([_^])\s*{group}", lambda m: index(m[1], (m[2] or m[3] or "").strip()), tex)
         tex = re.sub(rf"⁄\s*{group}\s*{group}", fraction, tex)
     line = " ".join(re.sub(r"[\ue000\ue001]", brace, re.sub(r"[{}]", "", tex)).split())
-    return re.sub(r" (?=[_^;,.])", "", line)
+    return re.sub(r"(?<=[⟨(]) | (?=[_^;,.⟩)])", "", line)
 
 
 def sign(command: re.Match) -> str:

@@ -117,7 +117,7 @@ def words(node: nodes.Element) -> str:
             solution = opens or (solution and "</details>" not in child.astext())
         elif not solution and not isinstance(child, nodes.title | nodes.term | addnodes.desc_signature):
             parts.append("" if heading(child) else text(child))
-    return re.sub(r" ([.,;:)])", r"\1", " ".join(" ".join(parts).split()))
+    return re.sub(r" ([.,;:)])", r"\1", " ".join(" ".join(parts).split())).rstrip(" ·")
 
 
 def text(node: nodes.Node) -> str:
@@ -134,6 +134,8 @@ def text(node: nodes.Node) -> str:
     if node.get("nb_element") == "cell_code":
         return " ".join(map(text, node.findall(nodes.caption)))
     inner = text_of(node)
+    if isinstance(node, nodes.entry):
+        return f" {inner} ·"
     return inner if isinstance(node, nodes.Inline) else f" {inner} "
 
 

@@ -53,12 +53,20 @@
     return marked(excerpt).some((mark) => bare(mark).includes(start));
   });
 
-  // The excerpt without the heading, which the engine puts in front.
-  const body = ({ excerpt, meta }) => {
-    const words = excerpt.split(" ");
-    const length = meta.title.split(" ").length;
-    const start = words.slice(0, length).join(" ").replace(/<\/?mark>/g, "").replace(/\.$/, "");
-    return start === meta.title.replace(/\.$/, "") ? words.slice(length).join(" ") : `… ${excerpt}`;
+  // The heading and the text of a find, marked. The engine's excerpt may begin with the heading or its end.
+  const parts = ({ excerpt, meta }) => {
+    const [words, title] = [excerpt.split(" "), meta.title.split(" ")];
+    const stop = /[.?!:]$/.test(meta.title) ? "" : ".";
+    const cut = title.findIndex((_, first) => words.slice(0, title.length - first).join(" ")
+      .replace(/<\/?mark>/g, "") === title.slice(first).join(" ") + stop);
+    const length = cut < 0 ? 0 : title.length - cut;
+    const head = words.slice(0, length).join(" ").replace(/\.(<\/mark>)?$/, "$1");
+    const rest = words.slice(length).join(" ");
+    return {
+      lead: title.slice(0, cut < 0 ? title.length : cut).join(" "),
+      head: length ? ` ${head}` : "",
+      text: `${length ? "" : "… "}${rest}${/[.?!]$/.test(rest) || !rest ? "" : " …"}`,
+    };
   };
 
   // ---- the field and its list ----
@@ -72,10 +80,12 @@
   const item = ({ excerpt, meta }, query) => {
     const li = make(`<li><a></a><span class="adv-search-place"></span><p></p></li>`);
     const [link, place, text] = li.children;
-    link.textContent = meta.title;
+    const found = parts({ excerpt, meta });
+    link.textContent = found.lead;
+    link.insertAdjacentHTML("beforeend", found.head);
     link.href = new URL(meta.to, root);
     place.textContent = meta.place;
-    text.innerHTML = body({ excerpt, meta });
+    text.innerHTML = found.text;
     link.addEventListener("click", (event) => {
       if (event.metaKey || event.ctrlKey || event.shiftKey) return;
       handOver(link, [...query.split(/\s+/), ...marked(excerpt)]);
