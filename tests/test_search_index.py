@@ -44,7 +44,7 @@ Five hundred.
 
 </details>
 
-After it.
+After it, at a rate of .05 .
 """
 GLOSSARY = """# Glossary
 
@@ -103,7 +103,7 @@ def test_sections_statements_exercises_and_terms_are_places_of_their_own(found):
 
 def test_a_place_says_its_own_words_without_code_numbers_or_solutions(found):
     assert found["chapters/01_sums.html"].text == "An easy max_(δ ∈ Δ) ℓ∞."
-    assert found["chapters/01_sums.html#carry-on"].text == "After it."
+    assert found["chapters/01_sums.html#carry-on"].text == "After it, at a rate of .05."
     assert found["chapters/01_sums.html#thm-order"].text == "It does not matter."
     assert found["chapters/01_sums.html#ex-add"].text == "Take two."
     assert found["book/glossary.html#term-big-M"].text == "A number M."

@@ -117,7 +117,7 @@ def words(node: nodes.Element) -> str:
             solution = opens or (solution and "</details>" not in child.astext())
         elif not solution and not isinstance(child, nodes.title | nodes.term | addnodes.desc_signature):
             parts.append("" if heading(child) else text(child))
-    return re.sub(r" ([.,;:)])", r"\1", " ".join(" ".join(parts).split())).rstrip(" ·")
+    return re.sub(r" ([,;:)]|\.(?!\d))", r"\1", " ".join(" ".join(parts).split())).rstrip(" ·")
 
 
 def text(node: nodes.Node) -> str:

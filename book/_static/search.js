@@ -64,7 +64,7 @@
     const rest = words.slice(length).join(" ");
     return {
       lead: title.slice(0, cut < 0 ? title.length : cut).join(" "),
-      head: length ? ` ${head}` : "",
+      head: `${cut > 0 ? " " : ""}${head}`,
       text: `${length ? "" : "… "}${rest}${/[.?!]$/.test(rest) || !rest ? "" : " …"}`,
     };
   };
