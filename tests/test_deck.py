@@ -36,7 +36,10 @@ def test_a_slide_that_is_only_a_heading_shows_its_first_fragment_at_once(section
 
 
 def test_a_question_keeps_its_answer_covered(section):
-    slide = deck.Slide(section, [nodes.rubric("", "Ask", level=2), nodes.block_quote("", "How many?")])
+    slide = deck.Slide(
+        section,
+        [nodes.rubric("", "Ask", level=2), nodes.block_quote("", nodes.paragraph("", "How many?"))],
+    )
     slide.uncover([nodes.paragraph("", "seven")])
     assert [node.astext() for node in fragments(slide)] == ["seven"]
 
