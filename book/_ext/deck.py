@@ -6,8 +6,10 @@ that needs no network and no server.
 """
 
 import json
+import re
 import shutil
-from html import escape
+from dataclasses import dataclass, field
+from html import escape, unescape
 from pathlib import Path
 from string import Template
 
@@ -16,58 +18,96 @@ from sphinx.builders.html import StandaloneHTMLBuilder
 
 HERE = Path(__file__).parent
 STATIC = HERE.parent / "_static"
+BREATH = 16  # words of a caption that a room reads while it looks at the figure
+CAPTION = re.compile(r"(?<=<figcaption>)[^<]+(?=</figcaption>)")
 
 
-def slides(doctree: nodes.document) -> list[nodes.Node]:
-    """The doctree's marked parts, in reveal.js's sections: a column for each slide and its subslides."""
+@dataclass
+class Slide:
+    """What one slide shows, what its notes say, and the section of the chapter that it comes from."""
+
+    section: nodes.section
+    shown: list[nodes.Node]
+    notes: list[nodes.Node] = field(default_factory=list)
+
+    def __post_init__(self):
+        """A slide without a heading takes the one of its section."""
+        if not any(isinstance(node, nodes.rubric) for node in self.shown):
+            title = self.section.next_node(nodes.title)
+            self.shown.insert(0, heading(title.deepcopy(), level=2))
+
+    def uncover(self, part: list[nodes.Node]) -> None:
+        """Show `part` at the next key press, or at once on a slide that is nothing but a heading yet."""
+        empty = all(isinstance(node, nodes.rubric) for node in self.shown)
+        self.shown += part if empty else [nodes.container("", *part, classes=["fragment"])]
+
+    def written(self, chapter: str) -> list[nodes.Node]:
+        """The slide in reveal.js's elements; deck.html makes a link of where it is in the book."""
+        place = f"{chapter}#{self.section['ids'][0]}"
+        notes = [html('<aside class="notes">'), *self.notes, html("</aside>")] if self.notes else []
+        return [html(f'<section data-book="{place}">'), *self.shown, *notes, html("</section>")]
+
+
+def slides(doctree: nodes.document, chapter: str) -> list[nodes.Node]:
+    """The doctree's marked parts, in reveal.js's sections: a column for each slide and its subslides.
+
+    chapter: where the chapter's page is, seen from the deck.
+    """
     columns = []
-    for kind, part in parts(doctree):
+    for kind, section, part in parts(doctree):
         if kind == "slide":
-            columns.append([part])
+            columns.append([Slide(section, part)])
         elif not columns:
             raise ValueError(f"a chapter's first slide_type must be 'slide', not {kind!r}")
         elif kind == "subslide":
-            columns[-1].append(part)
+            columns[-1].append(Slide(section, part))
         elif kind == "fragment":
-            columns[-1][-1].append(nodes.container("", *part, classes=["fragment"]))
+            columns[-1][-1].uncover(part)
         elif kind == "notes":
-            columns[-1][-1] += [html('<aside class="notes">'), *part, html("</aside>")]
+            columns[-1][-1].notes += part
         else:
             raise ValueError(f"unknown slide_type {kind!r}")
     if not columns:
         raise ValueError("no cell of the chapter has a slide_type")
     deck = []
     for column in columns:
-        inner = [n for slide in column for n in (html("<section>"), *slide, html("</section>"))]
+        inner = [node for slide in column for node in slide.written(chapter)]
         deck += inner if len(column) == 1 else [html("<section>"), *inner, html("</section>")]
     return deck
 
 
 def parts(doctree: nodes.document):
-    """Each (slide_type, nodes) of a chapter in order: marked Markdown, and code cells by metadata."""
-    kind, part = None, []
-    for node in flat(doctree):
+    """Each (slide_type, section, nodes) in order: marked Markdown, and code cells by metadata."""
+    kind, begun, part = None, None, []
+    for section, node in flat(doctree):
         if isinstance(node, nodes.comment) and node.astext().startswith("slide: "):
             if kind:
-                yield kind, [within(n) for n in part]
-            kind, part = node.astext().removeprefix("slide: "), []
+                yield kind, begun, [within(n) for n in part]
+            kind, begun, part = node.astext().removeprefix("slide: "), None, []
             kind = None if kind == "end" else kind
         elif kind:
+            begun = begun or section
             part.append(node)
         elif node.get("nb_element") == "cell_code" and (shown := node["cell_metadata"].get("slideshow")):
-            yield shown["slide_type"], code_on_slide(node)
+            yield shown["slide_type"], section, code_on_slide(node)
 
 
-def flat(node: nodes.Element):
-    """The children of nested sections in one row, their titles as plain headings."""
+def flat(node: nodes.Element, section: nodes.section | None = None):
+    """(section, child) for all children of nested sections in one row, titles as plain headings."""
     for child in node.children:
-        if isinstance(child, nodes.section) or "deck-only" in child.get("classes", []):
-            yield from flat(child)
+        if isinstance(child, nodes.section):
+            yield from flat(child, child)
+        elif "deck-only" in child.get("classes", []):
+            yield from flat(child, section)
         elif isinstance(child, nodes.title | nodes.rubric):
-            level = 1 if isinstance(node.parent, nodes.document) else 2
-            yield nodes.rubric("", "", *child.children, level=level)
+            yield section, heading(child, level=1 if isinstance(node.parent, nodes.document) else 2)
         else:
-            yield child
+            yield section, child
+
+
+def heading(title: nodes.Element, level: int) -> nodes.rubric:
+    """A title's words as a heading that opens no section."""
+    return nodes.rubric("", "", *title.children, level=level)
 
 
 def within(box: nodes.Element) -> nodes.Element:
@@ -86,8 +126,31 @@ def code_on_slide(cell: nodes.container) -> list[nodes.Node]:
     tags = set(cell["cell_metadata"].get("tags", []))
     wanted = {"cell_output"} | ({"cell_input"} if tags & {"show-code", "live-demo"} else set())
     shown = [n for n in cell.findall(nodes.container) if wanted & set(n["classes"])]
+    for output in shown:
+        shorten_captions(output)
     live = [html('<p class="live-demo">Run this live</p>')] if "live-demo" in tags else []
     return [nodes.container("", *live, *shown, classes=["cell"])]
+
+
+def shorten_captions(output: nodes.Element) -> None:
+    """Say below figures and sliders what the room sees; the rest is in the book."""
+    for caption in output.findall(nodes.caption):
+        if all(isinstance(node, nodes.Text) for node in caption):
+            caption.children = [nodes.Text(brief(caption.astext()))]
+    for slider in output.findall(nodes.raw):
+        text = CAPTION.sub(lambda found: escape(brief(unescape(found[0]))), slider.astext())
+        slider.children = [nodes.Text(text)]
+
+
+def brief(caption: str) -> str:
+    """The first sentence of a caption, or as many of its clauses, without asides, as take one breath."""
+    sentence = re.split(r"(?<=[.?!])\s", caption)[0]
+    if len(sentence.split()) <= BREATH:
+        return sentence
+    clauses = re.split(r"(?<=[,;:])\s", re.sub(r"\s\([^()]*\)", "", sentence))
+    while len(clauses) > 1 and len(" ".join(clauses).split()) > BREATH:
+        clauses.pop()
+    return " ".join(clauses).rstrip(",;:.") + "."
 
 
 def html(text: str) -> nodes.raw:
@@ -155,7 +218,7 @@ def select(app, doctree: nodes.document, docname: str) -> None:
     """Keep what the builder at work needs: slides for the deck, everything else for the book."""
     if app.builder.name == "deck":
         if app.builder.is_chapter(docname):
-            deck = slides(doctree)
+            deck = slides(doctree, f"../{docname}.html")
             doctree.clear()
             doctree += deck
             link_to_the_book(doctree, docname)

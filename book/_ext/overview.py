@@ -99,7 +99,7 @@ class Chapter:
                 notes.append(" ".join(COMMENT_CELL.fullmatch(source(cell))[2].split()))
                 if timing := TIMING.search(notes[-1]):
                     notes[-1] = TIMING.sub("", notes[-1]).strip()
-                    found.append(Stretch(int(timing[1]), slides, references(" ".join(notes))))
+                    found.append(Stretch(int(timing[1]), slides, references("<br>".join(notes))))
                     slides, notes = [], []
         if slides or notes:
             raise ValueError(f"{self.docname}: no note with a timing follows the slides {slides}")

@@ -89,6 +89,36 @@ def test_slide_text_and_notes_are_comments_and_nothing_else(chapter):
         assert not cell.source.startswith("<!--") or (comment and kind), cell.source
 
 
+def slides(chapter) -> list[list]:
+    """The cells of each slide in order."""
+    found = []
+    for cell in chapter.cells:
+        kind = cell.metadata.get("slideshow", {}).get("slide_type")
+        if kind in ("slide", "subslide"):
+            found.append([cell])
+        elif kind:
+            found[-1].append(cell)
+    return found
+
+
+def test_every_slide_has_a_note(chapter):
+    silent = [
+        cells[0].source[:60]
+        for cells in slides(chapter)
+        if not any(cell.source.startswith("<!-- notes\n") for cell in cells)
+    ]
+    assert silent == []
+
+
+def test_a_theorem_on_a_slide_has_a_heading_in_plain_words_and_the_idea_of_its_proof(chapter):
+    for first, *rest in slides(chapter):
+        stated = [cell.metadata["prf"] for cell in [first, *rest] if "prf" in cell.metadata]
+        if stated:
+            assert first.source.startswith("<!-- slide\n## "), stated
+            said = [cell for cell in rest if cell.source.startswith("<!-- slide\n**Why:** ")]
+            assert len(said) == sum(prf["kind"] != "definition" for prf in stated), stated
+
+
 def test_a_note_with_minutes_covers_every_slide(chapter):
     kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in chapter.cells]
     notes = {n: chapter.cells[n].source for n, kind in enumerate(kinds) if kind == "notes"}

@@ -45,6 +45,56 @@ def test_no_slide_overflows_its_frame(deck):
     assert overflowing == []
 
 
+def test_no_slide_begins_empty(deck):
+    first = deck.page.evaluate(
+        """() => Reveal.getSlides().map(slide => {
+            const {h, v} = Reveal.getIndices(slide);
+            Reveal.slide(h, v, -1);
+            const shown = kind => [...slide.querySelectorAll(kind)].filter(element =>
+                !element.closest("aside") && (element.innerText.trim() || element.matches("img"))
+                && element.checkVisibility({opacityProperty: true, visibilityProperty: true}));
+            return {heading: shown("h1, h2").map(e => e.innerText).join(), content:
+                shown("p, li, td, pre, img").filter(e => !e.closest("h1, h2")).length};
+        })"""
+    )
+    deck.page.evaluate("Reveal.slide(0, 0)")
+    assert [n for n, slide in enumerate(first, 1) if not slide["heading"]] == []
+    assert [slide["heading"] for slide in first if not slide["content"]] == []
+
+
+def test_every_slide_has_a_note(deck):
+    silent = deck.page.evaluate(
+        """() => Reveal.getSlides()
+            .filter(slide => !slide.querySelector("aside.notes")?.textContent.trim())
+            .map(slide => slide.textContent.slice(0, 60))"""
+    )
+    assert silent == []
+
+
+def test_every_slide_links_to_its_section_of_the_book(deck):
+    places = deck.page.evaluate(
+        """() => Reveal.getSlides().map(slide => {
+            const {h, v} = Reveal.getIndices(slide);
+            Reveal.slide(h, v);
+            const link = document.querySelector(".in-the-book");
+            return link.checkVisibility() && link.tabIndex === 0 ? link.getAttribute("href") : null;
+        })"""
+    )
+    deck.page.evaluate("Reveal.slide(0, 0)")
+    page = f"../{deck.name.replace('slides/', 'chapters/')}"
+    ids = set(re.findall(r'<section\b[^>]*? id="([^"]+)"', (SITE / "slides" / page).read_text()))
+    assert [place for place in places if place not in {f"{page}#{name}" for name in ids}] == []
+    assert len(set(places)) > 3
+
+
+def test_captions_are_short_enough_to_read_while_looking(deck):
+    captions = deck.page.eval_on_selector_all(
+        "figcaption", "all => all.map(c => (c.querySelector('.caption-text') ?? c).textContent)"
+    )
+    assert captions
+    assert [text for text in map(words, captions) if len(text.split()) > 20] == []
+
+
 def test_the_speaker_notes_are_in_the_deck_and_not_in_the_book(deck):
     notes = [words(text) for text in deck.page.eval_on_selector_all(
         "aside.notes", "all => all.map(n => n.textContent)"
