@@ -8,6 +8,7 @@ may break the line there; a displayed one stands in a box that scrolls.
 import atexit
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -43,21 +44,51 @@ def mathml(tex: str, display: bool) -> str:
     found = translator().call("set", tex, display)
     if not found.startswith("<math"):
         raise ValueError(" ".join(found.split()))
-    return found if display else "".join(f"<math>{piece}</math>" for piece in pieces(found))
+    math = ElementTree.fromstring(found)
+    parts = [math] if display else pieces(math)
+    for part in [inner for outer in parts for inner in list(outer.iter())]:
+        script_the_fence(part)
+        for before, after in pairwise([None, *(child for child in part if child.tag != "mspace"), None]):
+            space(before, after)
+    return "".join(map(text_of, parts))
 
 
-def pieces(formula: str) -> list[str]:
+def text_of(part: ElementTree.Element) -> str:
+    """The element as it stands in HTML."""
+    return ElementTree.tostring(part, "unicode", short_empty_elements=False)
+
+
+def script_the_fence(part: ElementTree.Element) -> None:
+    """Hang an index or exponent of (…) on the closing fence, as TeX does: lower ones stay near their line."""
+    if part.tag not in ("msub", "msup", "msubsup") or part[0].tag != "mrow" or not len(part[0]):
+        return
+    row, fence = part[0], part[0][-1]
+    if fence.get("form") == "postfix" and fence.get("stretchy") == "false":
+        row.remove(fence)
+        scripted = ElementTree.Element(part.tag)
+        scripted.extend([fence, *part[1:]])
+        part[:] = [*row, scripted]
+        part.tag = "mrow"
+
+
+def space(before: ElementTree.Element | None, after: ElementTree.Element | None) -> None:
+    """Leave no room beside a sign in front of its number, nor between dots and their comma."""
+    opens = before is None or "separator" in before.attrib or before.get("form") == "prefix"
+    if after is not None and after.tag == "mo" and after.text in ("+", "−") and opens:
+        after.set("form", "prefix")
+    if before is not None and before.text == "…" and after is not None and "separator" in after.attrib:
+        before.set("rspace", "0")
+
+
+def pieces(math: ElementTree.Element) -> list[ElementTree.Element]:
     """The parts of an inline formula between which a line may end: one, unless the formula is long."""
-    math = ElementTree.fromstring(formula)
-    rows = [ElementTree.tostring(part, "unicode", short_empty_elements=False) for part in math]
-    if len("".join(math.itertext())) < LONG:
-        return ["".join(rows)]
-    joined = rows[:1]
-    for row in rows[1:]:
-        if joined[-1].endswith("</mo></mrow>") and not joined[-1].endswith(f"{APPLY}</mo></mrow>"):
-            joined.append(row)
-        else:
-            joined[-1] += row
+    long = len("".join(math.itertext())) >= LONG
+    joined = [ElementTree.Element("math")]
+    for row in math:
+        last = joined[-1][-1] if len(joined[-1]) else None
+        if long and last is not None and last.tag == "mo" and last.text != APPLY:
+            joined.append(ElementTree.Element("math"))
+        joined[-1].extend(row if row.tag == "mrow" else [row])
     return joined
 
 

@@ -70,9 +70,6 @@ HEAD = """\
   mask: var(--icon) center / contain no-repeat;
   print-color-adjust: exact;
 }}
-.fa-lg {{
-  font-size: 1.25em;
-}}
 @media (forced-colors: active) {{
   :is(.fa, .fas, .far, .fab, .fa-solid, .fa-regular, .fa-brands)::before,
   .admonition > .admonition-title::after {{
