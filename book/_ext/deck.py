@@ -134,8 +134,9 @@ class DeckBuilder(StandaloneHTMLBuilder):
         static = Path(self.outdir, "_static")
         static.mkdir(exist_ok=True)
         self.create_pygments_style_file()
-        for name in ("tokens.css", "fonts.css", "mathematics.css", "deck.css", "widgets.css", "favicon.svg"):
-            shutil.copy(STATIC / name, static)
+        for name in ("tokens", "fonts", "mathematics", "deck", "widgets"):
+            shutil.copy(STATIC / f"{name}.css", static)
+        shutil.copy(STATIC / "favicon.svg", static)
         shutil.copytree(STATIC / "fonts", static / "fonts", dirs_exist_ok=True)
 
     def gen_indices(self) -> None:

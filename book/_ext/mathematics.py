@@ -1,8 +1,8 @@
-r"""Set the mathematics when the book is built: TeX becomes MathML, which a browser shows without a script.
+r"""Set the mathematics when the book is built: TeX becomes MathML, which browsers show without a script.
 
 Temml (in temml/, version 0.13.5) translates, run by V8 inside this process. A long formula in a line of
-text comes in pieces that end where TeX would break it, after a relation or an operator, so that the browser
-may break the line there; a displayed one stands in a box that scrolls.
+text comes in pieces that end where TeX would break it, after a relation or an operator, so that the
+browser may break the line there; a displayed one stands in a box that scrolls.
 """
 
 import atexit
@@ -59,7 +59,7 @@ def text_of(part: ElementTree.Element) -> str:
 
 
 def script_the_fence(part: ElementTree.Element) -> None:
-    """Hang an index or exponent of (…) on the closing fence, as TeX does: lower ones stay near their line."""
+    """Hang an index or exponent of (…) on the closing fence, as TeX does, whatever is tall inside."""
     if part.tag not in ("msub", "msup", "msubsup") or part[0].tag != "mrow" or not len(part[0]):
         return
     row, fence = part[0], part[0][-1]
