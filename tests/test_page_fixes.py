@@ -50,3 +50,16 @@ def test_chapters_and_what_stands_in_them_are_numbered_from_zero_and_nothing_els
         for name, shown in zip(pages, [(0,), (1,), None], strict=True):
             contents, title = entries[name]
             assert contents.children[0]["secnumber"] == title["secnumber"] == shown
+
+
+def test_a_page_loads_neither_thebe_nor_a_design_that_it_has_nothing_of():
+    def loaded(body):
+        names = "print.js", "sphinx-thebe.js", "design-tabs.js", "sphinx-design.min.css"
+        files = [SimpleNamespace(filename=f"_static/{name}", attributes={}) for name in names]
+        files.append(SimpleNamespace(filename=None, attributes={"body": "const THEBE_JS_URL = 1"}))
+        context = {"body": body, "script_files": files}
+        page_fixes.leave_out_what_no_page_uses(None, "", "", context, None)
+        return [file.filename for file in context["script_files"]]
+
+    assert loaded("<p>") == ["_static/print.js"]
+    assert loaded('<div class="sd-card">') == ["_static/print.js", "_static/sphinx-design.min.css"]

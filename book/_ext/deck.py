@@ -5,7 +5,6 @@ one number. `slides` picks the marked parts of a chapter; `DeckBuilder` writes t
 that needs no network and no server.
 """
 
-import json
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -189,18 +188,19 @@ class DeckBuilder(StandaloneHTMLBuilder):
         """Fill our own template: the book theme has nothing to say about slides."""
         page = Template((HERE / "deck.html").read_text(encoding="utf-8")).substitute(
             title=escape(self.env.titles[pagename].astext()),
-            mathjax=json.dumps(self.config.mathjax3_config or {}),
             slides=addctx["body"],
         )
         Path(self.get_outfilename(pagename)).write_text(page, encoding="utf-8")
 
     def copy_static_files(self) -> None:
-        """The deck's own files only; reveal.js and MathJax come with html_extra_path."""
+        """The deck's own files only; reveal.js comes with html_extra_path."""
         static = Path(self.outdir, "_static")
         static.mkdir(exist_ok=True)
         self.create_pygments_style_file()
-        for name in ("tokens.css", "deck.css", "figures.css", "favicon.svg"):
-            shutil.copy(STATIC / name, static)
+        for name in ("tokens", "fonts", "mathematics", "figures", "deck"):
+            shutil.copy(STATIC / f"{name}.css", static)
+        shutil.copy(STATIC / "favicon.svg", static)
+        shutil.copytree(STATIC / "fonts", static / "fonts", dirs_exist_ok=True)
 
     def gen_indices(self) -> None:
         """A deck has no index."""

@@ -34,6 +34,19 @@ def say_constants_once(app, pagename, templatename, context, doctree) -> None:
     context["script_files"] = scripts
 
 
+def leave_out_what_no_page_uses(app, pagename, templatename, context, doctree) -> None:
+    """Drop Thebe, which no page starts, and sphinx-design where a page has nothing of it."""
+    unused = ["sphinx-thebe", "design-tabs"]
+    unused += [] if 'class="sd-' in context.get("body", "") else ["sphinx-design"]
+    for kind in ("script_files", "css_files"):
+        context[kind] = [
+            file
+            for file in context.get(kind, [])
+            if not any(name in str(file.filename) for name in unused)
+            and "THEBE_JS_URL" not in (file.attributes.get("body") or "")
+        ]
+
+
 def launch_notebooks_only(app, pagename, templatename, context, doctree):
     """Drop the launch buttons of a page that runs from Markdown, which Colab cannot open."""
     if not str(app.env.doc2path(pagename)).endswith(".ipynb"):
@@ -81,6 +94,7 @@ def setup(app) -> dict:
     app.connect("doctree-resolved", link_within_the_site)
     app.connect("doctree-resolved", keep_ids_unique)
     app.connect("html-page-context", say_constants_once, priority=900)
+    app.connect("html-page-context", leave_out_what_no_page_uses, priority=900)
     app.connect("html-page-context", launch_notebooks_only, priority=900)
     app.connect("html-page-context", repair_roles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -81,10 +81,6 @@ def document(root: Path) -> str:
     articles = [article(site, name, inside, config["html"]["baseurl"]) for name in names]
     head = BeautifulSoup((site / f"{names[0]}.html").read_text("utf-8"), "html.parser").head
     styles = [link["href"] for link in head.select("link[rel=stylesheet]")]
-    mathjax = [s for s in head.select("script") if "MathJax" in s.text or "mathjax" in s.get("src", "")]
-    for script in mathjax:
-        if "src" in script.attrs:
-            script["src"] = "html/" + urljoin(f"{names[0]}.html", script["src"])
     titles = [(a["id"], heading(a)) for a in articles]
     running = "".join(
         f"#{name} {{ page: {name} }} @page {name} {{ @top-left {{ font: 9pt sans-serif; "
@@ -98,7 +94,7 @@ def document(root: Path) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en" data-theme="light">
 <head><meta charset="utf-8"><title>{escape(config["title"])}</title>
-{sheets}<style>{STYLE}{running}</style>{"".join(map(str, mathjax))}</head>
+{sheets}<style>{STYLE}{running}</style></head>
 <body><main class="bd-main"><div class="bd-content"><div class="bd-article-container">
 <div class="title-page"><p class="title">{escape(config["title"])}</p>
 <p>{escape(config["author"])}</p><p>Edition {version}</p>
@@ -116,7 +112,7 @@ def heading(page: Tag) -> str:
 
 
 def render(source: Path, pdf: Path) -> None:
-    """Let Chromium set the mathematics and print."""
+    """Let Chromium print."""
     command = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
         if not command and not Path(playwright.chromium.executable_path).exists():
@@ -125,7 +121,7 @@ def render(source: Path, pdf: Path) -> None:
         page = browser.new_page()
         page.set_default_timeout(0)
         page.goto(source.as_uri())
-        page.evaluate("MathJax.startup.promise.then(() => true)")
+        page.evaluate("document.fonts.ready.then(() => true)")
         page.pdf(path=pdf, prefer_css_page_size=True, outline=True, tagged=True)
         browser.close()
 

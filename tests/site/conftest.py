@@ -95,10 +95,10 @@ class Visit:
         self.complaints.append(text)
 
     def open(self, url: str):
-        """Load `url` and wait until its mathematics is set."""
+        """Load `url` and wait until its faces are there."""
         self.page.goto(url, wait_until="networkidle")
         self.page.wait_for_load_state("load")
-        self.page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
+        self.page.evaluate("document.fonts.ready.then(() => true)")
         return self
 
     def hosts(self) -> set[str]:

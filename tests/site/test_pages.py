@@ -129,21 +129,68 @@ def test_every_proof_hint_and_solution_opens_and_closes_by_keyboard_and_by_click
 
 
 def test_the_mathematics_is_set_and_none_is_left_raw(opened):
-    unset = opened.page.eval_on_selector_all(
-        "main .math",
-        "all => all.filter(m => !m.querySelector('mjx-container')).map(m => m.textContent)",
+    assert opened.page.eval_on_selector_all("merror", "all => all.map(e => e.textContent)") == []
+    empty = opened.page.eval_on_selector_all(
+        "main math",
+        "all => all.filter(m => m.checkVisibility() && !m.getBoundingClientRect().width).length",
     )
-    assert unset == []
-    assert opened.page.eval_on_selector_all("mjx-merror", "all => all.map(e => e.title)") == []
+    assert empty == 0
     prose = opened.page.evaluate(
         """() => {
             const main = document.querySelector("main").cloneNode(true);
-            const set = "pre, code, script, style, mjx-container";
-            main.querySelectorAll(set).forEach(e => e.remove());
+            main.querySelectorAll("pre, code, script, style, math").forEach(e => e.remove());
             return main.textContent;
         }"""
     )
     assert re.findall(r".{0,40}(?:\$\$|\\\(|\\\[|\$\\).{0,40}", prose) == []
+
+
+def test_the_face_of_the_mathematics_has_every_sign_of_every_formula(opened):
+    missing = opened.page.evaluate(
+        """() => {
+            const face = [...document.fonts].find(f => f.family.includes("STIX Two Math"));
+            const ranges = face.unicodeRange.replaceAll("U+", "").split(",")
+                .map(r => r.trim().split("-").map(end => parseInt(end, 16)))
+                .map(([first, last]) => [first, last ?? first]);
+            const text = [...document.querySelectorAll("math")].map(m => m.textContent).join("");
+            const has = point => ranges.some(([first, last]) => first <= point && point <= last);
+            return [...new Set(text)].filter(sign => sign.trim() && !has(sign.codePointAt()));
+        }"""
+    )
+    assert missing == []
+
+
+def test_a_formula_wider_than_a_phone_shows_that_it_goes_on_and_scrolls_by_keyboard(opened):
+    opened.page.set_viewport_size(PHONE)
+    opened.page.wait_for_function(
+        """() => [...document.querySelectorAll("div.math")].every(box =>
+            (box.scrollWidth > box.clientWidth + 1) === box.matches("[data-more][tabindex='0']"))"""
+    )
+    for box in opened.page.query_selector_all("div.math[data-more]"):
+        assert box.get_attribute("data-more") == "right"
+        box.press("ArrowRight")
+        opened.page.wait_for_function("box => box.dataset.more.includes('left')", arg=box)
+        box.evaluate("box => { box.scrollLeft = 0 }")
+
+
+def test_every_icon_is_drawn(opened):
+    undrawn = opened.page.evaluate(
+        """() => [["[class*='fa-']", "::before"], [".admonition > .admonition-title", "::after"]].flatMap(
+            ([all, part]) => [...document.querySelectorAll(all)].filter(e => {
+                const icon = getComputedStyle(e, part);
+                return e.checkVisibility() && icon.display !== "none"
+                    && (!icon.maskImage.startsWith("url") || !(parseFloat(icon.width) > 8));
+            }).map(e => e.outerHTML.slice(0, 120)))"""
+    )
+    assert undrawn == []
+
+
+def test_no_script_of_a_page_is_larger_than_300_kb(visit):
+    large = visit.page.evaluate(
+        """() => performance.getEntriesByType("resource")
+            .filter(r => r.initiatorType === "script" && r.decodedBodySize > 3e5).map(r => r.name)"""
+    )
+    assert large == []
 
 
 def test_no_table_is_left_as_text(opened):
@@ -164,8 +211,7 @@ def test_axe_finds_no_serious_violation(opened, scheme):
     opened.page.wait_for_function("s => document.documentElement.dataset.theme === s", arg=scheme)
     opened.page.evaluate(SETTLED)
     opened.screenshot(f"desktop-{scheme}", full_page=True)
-    everything = {"exclude": [["mjx-container"]]}  # thousands of glyphs, in the colour of their text
-    found = Axe().run(opened.page, everything, {"preload": False}).response["violations"]
+    found = Axe().run(opened.page, options={"preload": False}).response["violations"]
     violations = [
         f"{violation['id']}: {node['html'][:150]}: {node['failureSummary']}"
         for violation in found

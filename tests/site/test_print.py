@@ -8,8 +8,8 @@ ON_SCREEN_ONLY = (
     " .badges, .headerlink, .copybtn, .toggle-button, figure.adv-slider input"
 )
 CUT_OFF = """width => [...document.querySelectorAll(
-        "main :is(p, li, td, dt, dd, pre, table, img, mjx-math)")]
-    .filter(e => e.checkVisibility() && !e.closest("mjx-assistive-mml"))
+        "main :is(p, li, td, dt, dd, pre, table, img, math)")]
+    .filter(e => e.checkVisibility())
     .filter(e => e.getBoundingClientRect().right > width + 1
         || (e.matches("pre, td, dt") && e.scrollWidth > e.clientWidth + 1))
     .map(e => e.outerHTML.slice(0, 150))"""
