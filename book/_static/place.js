@@ -11,10 +11,10 @@ addEventListener("DOMContentLoaded", () => {
   const show = (heading) => {
     if (heading === shown) return;
     shown = heading;
-    const words = [...(heading?.childNodes ?? [])].filter(
-      (node) => !node.classList?.contains("headerlink") && !node.classList?.contains("section-number"),
-    );
-    name.replaceChildren(...words.map((node) => node.cloneNode(true)));
+    const words = heading?.cloneNode(true) ?? document.createElement("h2");
+    words.querySelectorAll(".headerlink, .section-number").forEach((part) => part.remove());
+    words.querySelectorAll("a").forEach((link) => link.replaceWith(...link.childNodes));
+    name.replaceChildren(...words.childNodes);
   };
   const look = () => {
     waiting = false;
