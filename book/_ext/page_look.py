@@ -15,7 +15,9 @@ def badges_as_a_list(app, doctree: nodes.document, docname: str) -> None:
     """Make a chapter's line of badges a list, so that its links can be buttons in a row and its facts not."""
     if app.builder.name != "html":
         return
-    for row in doctree.findall(lambda node: "badges" in getattr(node, "attributes", {}).get("classes", [])):
+    for row in doctree.findall(
+        lambda node: "badges" in getattr(node, "attributes", {}).get("classes", [])
+    ):
         row[:] = [nodes.bullet_list("", *(list_item(part) for part in split(row[0].children)))]
 
 

@@ -14,7 +14,7 @@ SHIFTS = """() => {
     })).observe({type: "layout-shift", buffered: true});
 }"""
 CHARACTERS = """() => [...document.querySelectorAll("article section > p")]
-    .filter(p => p.textContent.length > 250 && !p.querySelector(".math, code") && !p.closest(".admonition"))
+    .filter(p => p.textContent.length > 150 && !p.querySelector(".math") && !p.closest(".admonition"))
     .map(p => {
         const range = document.createRange();
         range.selectNodeContents(p);
@@ -87,7 +87,9 @@ def test_a_line_of_a_chapter_holds_60_to_80_characters(visit):
 def test_the_bar_names_the_chapter_and_then_the_section_on_the_screen(visit, chapter_on_a_phone):
     page = chapter_on_a_phone
     number = int(re.search(r"/(\d\d)_", visit.name)[1])
-    title = page.locator("article h1").evaluate("h => [...h.childNodes].find(n => n.nodeType === 3).data")
+    title = page.locator("article h1").evaluate(
+        "h => [...h.childNodes].find(n => n.nodeType === 3).data"
+    )
     opening = [f"{number} · {title.split(':')[0]}"]
     page.wait_for_function("!document.querySelector('.adv-place-section').textContent")
     assert place(page) == opening
@@ -131,7 +133,9 @@ def test_the_bar_is_one_finger_high_and_covers_no_heading(chapter_on_a_phone):
     page = chapter_on_a_phone
     bar = page.locator(".bd-header-article")
     assert 48 <= bar.bounding_box()["height"] <= 56
-    for section in page.eval_on_selector_all("article section > h2", "all => all.map(h => h.parentElement.id)"):
+    for section in page.eval_on_selector_all(
+        "article section > h2", "all => all.map(h => h.parentElement.id)"
+    ):
         go_to(page, section)
         top = page.locator(f"[id='{section}'] > h2").evaluate("h => h.getBoundingClientRect().top")
         assert top >= bar.bounding_box()["height"]
@@ -157,7 +161,12 @@ def test_kinds_of_boxes_differ_by_more_than_colour(visit):
     edges = {}
     for box in visit.page.evaluate(BOXES):
         edges.setdefault(box["edges"], set()).add(box["kind"])
-    alike = {"proof", "SECTION"}, {"exercise", "proof"}, {"exercise", "SECTION"}, {"adv-predict", "exercise"}
+    alike = (
+        {"proof", "SECTION"},
+        {"exercise", "proof"},
+        {"exercise", "SECTION"},
+        {"adv-predict", "exercise"},
+    )
     assert [kinds for kinds in edges.values() if any(pair <= kinds for pair in alike)] == []
 
 
