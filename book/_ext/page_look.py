@@ -12,12 +12,12 @@ BETWEEN = " · "
 
 
 def badges_as_a_list(app, doctree: nodes.document, docname: str) -> None:
-    """Make a chapter's line of badges a list, so that its links can be buttons in a row and its facts not."""
+    """Make a chapter's line of badges a list: its links can be buttons then, and its facts not."""
     if app.builder.name != "html":
         return
-    for row in doctree.findall(
-        lambda node: "badges" in getattr(node, "attributes", {}).get("classes", [])
-    ):
+    for row in doctree.findall(nodes.container):
+        if "badges" not in row["classes"]:
+            continue
         row[:] = [nodes.bullet_list("", *(list_item(part) for part in split(row[0].children)))]
 
 
@@ -40,7 +40,7 @@ def list_item(part: list[nodes.Node]) -> nodes.list_item:
 
 
 def name_the_parts(app, pagename, templatename, context, doctree) -> None:
-    """Let proofs and hints be told apart, and chapter 0, which the contents leave unnumbered, say its number."""
+    """Mark proofs and hints, and let chapter 0, which the contents leave unnumbered, say its number."""
     if "body" not in context or app.builder.name != "html":
         return
     context["body"] = FOLDED.sub(
@@ -52,7 +52,7 @@ def name_the_parts(app, pagename, templatename, context, doctree) -> None:
 
 
 def contents_of_the_book(app, pagename, templatename, context, doctree) -> None:
-    """Set the numbers of the chapters apart in the sidebar, and this page's sections below its own entry."""
+    """Set the chapters' numbers apart in the sidebar, and this page's sections below its own entry."""
     made = context.get("generate_toctree_html")
     if made is None:
         return
