@@ -94,10 +94,10 @@ def test_the_bar_names_the_chapter_and_then_the_section_on_the_screen(visit, cha
     opening = [f"{number} · {title.split(':')[0]}"]
     page.wait_for_function("!document.querySelector('.adv-place-section').textContent")
     assert place(page) == opening
-    sections = page.eval_on_selector_all(
-        "article section > h2", "all => all.map(h => [h.parentElement.id, h.childNodes[1]?.data])"
+    sections = page.locator("article section > h2:not(:has(.math, code))").evaluate_all(
+        "all => all.map(h => [h.parentElement.id, [...h.childNodes].find(n => n.nodeType === 3).data])"
     )
-    named = [(section, name) for section, name in sections if name and len(name) > 8][:3]
+    named = [(section, name) for section, name in sections if len(name) > 8][:3]
     assert named
     for section, name in named:
         go_to(page, section)
@@ -144,7 +144,8 @@ def test_the_bar_is_one_finger_high_and_covers_no_heading(chapter_on_a_phone):
 
 def test_a_finger_hits_every_button_of_the_bar_and_every_fold(phone):
     small = phone.eval_on_selector_all(
-        ".bd-header-article :is(a, button), article details:not(.hide) > summary, .prev-next-area a",
+        ".bd-header-article :is(a, button), article details:not(.hide) > summary,"
+        " .badge-link a, .prev-next-area a",
         """(all, touch) => all.filter(e => e.checkVisibility())
             .map(e => [e.outerHTML.slice(0, 100), e.getBoundingClientRect()])
             .filter(([, box]) => box.height < touch || box.width < touch).map(([html]) => html)""",
