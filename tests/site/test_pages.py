@@ -175,8 +175,10 @@ def test_a_formula_wider_than_a_phone_shows_that_it_goes_on_and_scrolls_by_keybo
 
 def test_every_icon_is_drawn(opened):
     undrawn = opened.page.evaluate(
-        """() => [["[class*='fa-']", "::before"], [".admonition > .admonition-title", "::after"]].flatMap(
-            ([all, part]) => [...document.querySelectorAll(all)].filter(e => {
+        """() => [
+            ["[class*='fa-']", "::before"],
+            [".admonition > .admonition-title", "::after"],
+        ].flatMap(([all, part]) => [...document.querySelectorAll(all)].filter(e => {
                 const icon = getComputedStyle(e, part);
                 return e.checkVisibility() && icon.display !== "none"
                     && (!icon.maskImage.startsWith("url") || !(parseFloat(icon.width) > 8));
