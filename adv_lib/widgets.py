@@ -17,6 +17,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ._predict import Prediction as Prediction
+from ._predict import predict as predict
+
 
 @dataclass(frozen=True)
 class Control:
