@@ -18,7 +18,7 @@ VOID = {"img", "input", "br", "circle"}
 
 
 class Page(HTMLParser):
-    """A prediction: the tags with their attributes, the data, what is shown, and what lies in the fold."""
+    """A prediction: its tags with their attributes, its data, what is shown, what lies in the fold."""
 
     def __init__(self, source):
         super().__init__()

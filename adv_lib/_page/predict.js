@@ -158,9 +158,10 @@
       settle(said);
       result.focus({ preventScroll: true });
     };
-    form.addEventListener("submit", (event) => {
+    // Enter clicks it too. A submit event would not come in a frame that may submit nothing.
+    form.querySelector("[type=submit]").addEventListener("click", (event) => {
       event.preventDefault();
-      commit(kind.read());
+      if (form.reportValidity()) commit(kind.read());
     });
     form.querySelector(".adv-predict-skip").addEventListener("click", () => commit(null));
 
