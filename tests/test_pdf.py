@@ -20,7 +20,8 @@ PAGE = """<html><head><link rel="stylesheet" href="../_static/book.css"></head><
 CHAPTER = """<div class="badges">Colab</div><img src="../_images/a.png">
 <details><summary>Proof</summary>Because.</details>
 <details class="solution"><summary>Solution</summary>42</details>
-<div class="adv-predict"><p>How many?</p><p class="adv-predict-answer fragment" hidden><strong>12.</strong> Few.</p>
+<div class="adv-predict"><p>How many?</p>
+<p class="adv-predict-answer fragment" hidden><strong>12.</strong> Few.</p>
 <details><summary>Show the answer</summary>12. Few.</details></div>
 <a href="../book/how.html#top">how</a> <a href="#top">up</a> <a href="01_one.html">here</a>
 <a href="../slides/01_one.html">slides</a> <a href="https://example.org/x">elsewhere</a>"""
