@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 from ._drawing import data_uri, for_pages, pictures, size
 from ._page import assets
+from ._predict import Prediction as Prediction
+from ._predict import predict as predict
 
 
 @dataclass(frozen=True)

@@ -907,6 +907,20 @@ def slider(*controls, draw=lambda v: plt.figure(), alt=str):
     return widgets.slider(draw, alt, *controls, caption="c")
 
 
+def predict(question="q", answer=1, why="w", low=0, high=10, **options):
+    return widgets.predict(question, answer, why=why, low=low, high=high, **options)
+
+
+def choose(answer, choices):
+    return predict(answer=answer, choices=choices, low=None, high=None)
+
+
+def point(answer, alt="a square", scale="linear"):
+    ax = plt.figure().subplots()
+    ax.set(xscale=scale)
+    return predict(answer=answer, picture=ax, alt=alt, low=None, high=None)
+
+
 def table():
     """(public name, the call that fails, words its message must contain)."""
     yield "threat.Ball", lambda: Ball(3, 0.1), "p must be 1, 2 or math.inf 3"
@@ -1197,6 +1211,26 @@ def table():
     yield "widgets.slider", lambda: slider(Control("p", [1, 2], start=-1)), "start"
     yield "widgets.slider", lambda: slider(Control("p", [1]), alt=lambda v: " "), "alt text"
 
+    name, two = "widgets.predict", ["a", "b"]
+    yield name, lambda: predict(question=" "), "question"
+    yield name, lambda: predict(why=""), "why"
+    yield name, lambda: predict(low=None), "choices low high picture"
+    yield name, lambda: predict(choices=two), "one of choices low high picture"
+    yield name, lambda: predict(answer=11), "[low, high] 11 [0, 10]"
+    yield name, lambda: predict(answer=NAN), "[low, high] nan"
+    yield name, lambda: predict(high=INF), "[low, high] inf"
+    yield name, lambda: predict(answer=0, high=0), "[0, 0]"
+    yield name, lambda: predict(answer="many"), "numbers 'many'"
+    yield name, lambda: choose("a", ["a"]), "two different choices"
+    yield name, lambda: choose("a", ["a", "a"]), "two different choices"
+    yield name, lambda: choose("a", ["a", " "]), "two different choices"
+    yield name, lambda: choose("c", two), "one of the choices 'a' 'b' 'c'"
+    yield name, lambda: point((0.5, 0.5), alt=" "), "alt text"
+    yield name, lambda: point((0.5, 1.5)), "(x, y) on the picture (0.5, 1.5)"
+    yield name, lambda: point((0.5,)), "(x, y) on the picture (0.5,)"
+    yield name, lambda: point(0.5), "(x, y) on the picture 0.5"
+    yield name, lambda: point((0.5, 0.5), scale="log"), "linear axes log"
+
 
 TABLE = list(table())
 # Nothing to refuse: these take any value of their type, or only hold what others checked.
@@ -1252,6 +1286,7 @@ HARMLESS = {
     "training.digest",
     "training.progress",  # passes on what the run raises
     "widgets.Control",
+    "widgets.Prediction",
     "widgets.Slider",
 }
 

@@ -20,6 +20,9 @@ PAGE = """<html><head><link rel="stylesheet" href="../_static/book.css"></head><
 CHAPTER = """<div class="badges">Colab</div><img src="../_images/a.png">
 <details><summary>Proof</summary>Because.</details>
 <details class="solution"><summary>Solution</summary>42</details>
+<div class="adv-predict"><p>How many?</p>
+<p class="adv-predict-answer fragment" hidden><strong>12.</strong> Few.</p>
+<details><summary>Show the answer</summary>12. Few.</details></div>
 <a href="../book/how.html#top">how</a> <a href="#top">up</a> <a href="01_one.html">here</a>
 <a href="../slides/01_one.html">slides</a> <a href="https://example.org/x">elsewhere</a>"""
 
@@ -48,6 +51,15 @@ def test_proofs_are_open_and_solutions_and_badges_left_out(book):
     assert [d.summary.text for d in book.select("details[open]")] == ["Proof"]
     assert "42" not in book.text
     assert "Colab" not in book.text
+
+
+def test_the_answers_to_the_predictions_stand_together_at_the_end_of_their_chapter(book):
+    *_, chapter = book.select("article")
+    *_, last = chapter.find_all(recursive=False)
+    assert [answer.text for answer in last.select("li")] == ["12. Few."]
+    assert last.h2.text == "Answers to the predictions"
+    assert chapter.text.count("Few.") == 1
+    assert len(book.select(".adv-predict-answers")) == 1
 
 
 def test_every_id_is_unique_and_every_link_inside_leads_to_one(book):

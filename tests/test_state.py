@@ -76,6 +76,7 @@ CALLS = {
     "images": lambda: plots.images(x.reshape(6, 1, 2, 2), list("abcdef"), signed=True),
     "circle": lambda: plots.circle(1.5),
     "slider": lambda: widgets.slider(draw, str, widgets.Control("v", [1, 2]), caption="c")._repr_html_(),
+    "predict": lambda: widgets.predict("?", 1, low=0, high=2, why=".")._repr_html_(),
     "regression": lambda: linear.robust_logistic_regression(x, y, Ball(math.inf, 0.5)),
     "largest_margin": lambda: linear.largest_margin(x, y, 2),
     "mlp": lambda: models.mlp([4, 3, 2]),
@@ -362,7 +363,7 @@ def test_loading_data_twice_gives_tensors_of_ones_own(digits):
 # ---- importing ----
 
 
-FIGURES = ["adv_lib.plots", "adv_lib.widgets"]
+FIGURES = ["adv_lib.plots", "adv_lib._predict", "adv_lib.widgets"]
 IMPORTS = {
     "the package": ["adv_lib"],
     "computation": [module for module in modules() if module not in FIGURES],

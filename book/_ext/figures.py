@@ -139,7 +139,7 @@ def add_assets(app) -> None:
         (static / f"adv_widgets.{kind}").write_text("\n".join(found), "utf-8")
 
 
-WIDGETS = ("slider",)
+WIDGETS = ("slider", "predict")
 
 
 def setup(app) -> dict:

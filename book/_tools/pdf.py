@@ -48,6 +48,7 @@ def article(site: Path, page: str, inside: dict[str, str], public: str) -> Tag:
     found = soup.select_one("article.bd-article")
     for element in found.select(LEFT_OUT):
         element.decompose()
+    found.extend(answers(found, soup))
     for details in found.select("details"):
         details["open"] = ""
     for element in found.select("[id]"):
@@ -59,6 +60,23 @@ def article(site: Path, page: str, inside: dict[str, str], public: str) -> Tag:
         link["href"] = target(link["href"], page, inside, public)
     found["id"] = inside[f"{page}.html"]
     return found
+
+
+def answers(found: Tag, soup: BeautifulSoup) -> list[Tag]:
+    """The answers to an article's predictions, taken out of it, as the section that ends it."""
+    for fold in found.select(".adv-predict details"):
+        fold.decompose()
+    told = [answer.extract() for answer in found.select(".adv-predict-answer")]
+    if not told:
+        return []
+    section = soup.new_tag("section", attrs={"class": "adv-predict-answers"})
+    title, listed = soup.new_tag("h2", string="Answers to the predictions"), soup.new_tag("ol")
+    for answer in told:
+        item = soup.new_tag("li")
+        item.extend(list(answer.contents))
+        listed.append(item)
+    section.extend([title, listed])
+    return [section]
 
 
 def target(href: str, page: str, inside: dict[str, str], public: str) -> str:
