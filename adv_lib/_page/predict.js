@@ -48,7 +48,8 @@
     point: (box, data, form) => {
       const ranges = [...form.querySelectorAll("input")];
       const picture = box.querySelector(".adv-predict-picture");
-      const image = picture.querySelector("img");
+      const images = [...picture.querySelectorAll("img")]; // in the book, one for light and one for dark pages
+      const frameOf = () => images.find((image) => image.checkVisibility()).getBoundingClientRect();
       const mine = document.createElement("span");
       mine.className = "adv-predict-mark adv-predict-said";
       picture.append(mine);
@@ -77,9 +78,9 @@
         range.step = 10 ** -data.digits[i];
         range.addEventListener("input", follow);
       });
-      image.addEventListener("click", (event) => {
+      picture.addEventListener("click", (event) => {
         if (form.hidden) return;
-        const frame = image.getBoundingClientRect();
+        const frame = frameOf();
         const x = ((event.clientX - frame.left) / frame.width - left) / width;
         const y = ((event.clientY - frame.top) / frame.height - top) / height;
         ranges[0].value = data.x[0] + x * (data.x[1] - data.x[0]);
@@ -99,7 +100,7 @@
         open: () => { right.hidden = true; mine.hidden = false; },
         judge: (said) => {
           const [a, b] = [part(said), part(data.answer)];
-          const frame = image.getBoundingClientRect();
+          const frame = frameOf();
           const diagonal = Math.hypot(frame.width, frame.height) || 1;
           const off = Math.hypot((a[0] - b[0]) * frame.width, (a[1] - b[1]) * frame.height) / diagonal;
           const apart = Math.hypot(said[0] - data.answer[0], said[1] - data.answer[1]);
