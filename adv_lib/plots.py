@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,6 +25,11 @@ CERTIFIED = "#009E73"  # what is proved
 FAILED = "#CC79A7"  # what does not work
 OTHER = "#E69F00"  # class +1; a second thing of the same kind
 INK = "#333333"
+
+NUMBER = re.compile(
+    r"([-+]?\d[\d.]*(e[-+]\d+)?( ± [\d.]+)?( ?(%|m?s|×))?)?"
+)  # with its unit; or nothing
+MARKUP = re.compile(r"[\\`*_|<$\[\]~]")  # what Markdown would take for more than a character
 
 STYLE = {
     "figure.dpi": 110,
@@ -132,3 +138,40 @@ def line(ax: Axes, w: Tensor, b: Tensor | float, **look) -> None:
     foot = -float(b) * w / w.dot(w)
     along = torch.stack([-w[1], w[0]])
     ax.axline(foot.tolist(), (foot + along / along.norm()).tolist(), **look)
+
+
+class Table:
+    """Rows that a notebook shows as a table, and a terminal as columns of text.
+
+    head: the names of the columns.  rows: as many cells each, of any kind that `str` knows; a column of
+    numbers alone stands to the right.
+    Raises ValueError for a row that is longer or shorter than the head.
+    """
+
+    def __init__(self, head: Sequence[str], rows: Iterable[Sequence[object]]):
+        self.head = tuple(map(str, head))
+        self.rows = [tuple(map(str, row)) for row in rows]
+        for row in self.rows:
+            if len(row) != len(self.head):
+                raise ValueError(f"expected a cell for each of {self.head}, got {row}")
+
+    def _numbers(self) -> list[bool]:
+        """For each column, whether its cells are numbers."""
+        columns = zip(*self.rows, strict=True) if self.rows else ["x"] * len(self.head)
+        return [all(map(NUMBER.fullmatch, column)) for column in columns]
+
+    def __repr__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+        looks = list(zip(widths, self._numbers(), strict=True))
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if numbers else cell.ljust(width)
+                for cell, (width, numbers) in zip(row, looks, strict=True)
+            ).rstrip()
+            for row in [self.head, *self.rows]
+        )
+
+    def _repr_markdown_(self) -> str:
+        rule = ["---:" if numbers else "---" for numbers in self._numbers()]
+        plain = [[MARKUP.sub(r"\\\g<0>", cell) for cell in row] for row in [self.head, *self.rows]]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [plain[0], rule, *plain[1:]])

@@ -1201,6 +1201,7 @@ def table():
 
     yield "plots.images", lambda: plots.images(torch.rand(2, 1, 3, 3), ["one"]), "title 2 1"
     yield "plots.images", lambda: plots.images(torch.rand(2, 3, 3), ["a", "b"]), "(n, C, H, W) (2, 3, 3)"
+    yield "plots.Table", lambda: plots.Table(["a", "b"], [("one",)]), "cell a b one"
     yield "plots.circle", lambda: plots.circle(0.5), "p ≥ 1 0.5"
     yield "plots.line", lambda: plots.line(plt.figure().subplots(), torch.zeros(2), 0.0), "w not 0"
     yield "plots.line", lambda: plots.line(plt.figure().subplots(), torch.ones(3), 0.0), "(2,) (3,)"

@@ -127,3 +127,19 @@ def test_the_line_is_where_the_model_says_0(w, b):
         assert w[0] * point[0] + w[1] * point[1] + float(b) == pytest.approx(0, abs=1e-9)
     assert math.dist(line.get_xy1(), line.get_xy2()) == pytest.approx(1)
     assert line.get_color() == plots.INK
+
+
+def test_a_table_shows_its_rows_in_a_notebook_with_nothing_taken_for_markup():
+    table = plots.Table(["a_b", "f*(1)", "x"], [("p|q", "1.5 %", 3), ("[0, 1]", "", 4.5)])
+    assert table._repr_markdown_().splitlines() == [
+        r"| a\_b | f\*(1) | x |",
+        "| --- | ---: | ---: |",
+        r"| p\|q | 1.5 % | 3 |",
+        r"| \[0, 1\] |  | 4.5 |",
+    ]
+
+
+def test_a_table_stands_in_columns_in_a_terminal():
+    lines = repr(plots.Table(["name", "share"], [("one", "9.5 %"), ("another", "10.5 %")])).splitlines()
+    assert lines == ["name      share", "one       9.5 %", "another  10.5 %"]
+    assert repr(plots.Table(["name", "n"], [])) == "name  n"
