@@ -3,12 +3,11 @@
 import json
 from types import SimpleNamespace
 
+import answers
 import pytest
 from docutils import nodes
 from docutils.utils import new_document
 from sphinx.errors import ExtensionError
-
-import answers
 
 BADGES = (
     "[Open in Colab](https://colab.research.google.com/github/o/r/blob/main/chapters/01_x.ipynb) · "

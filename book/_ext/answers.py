@@ -21,9 +21,7 @@ from adv_lib.checks import Exercise, Pencil, Words
 
 CHECKS = re.compile(r"^from adv_lib\.checks import (\w+) as check$", re.MULTILINE)
 CALL = re.compile(r"^check\.(\w+)\(.*\Z", re.MULTILINE)
-HELP = (
-    "Decimals or sums: <code>0.25</code>, <code>-1/3</code>, <code>0.1*sqrt(2)</code>, <code>inf</code>."
-)
+HELP = "Decimals, fractions or roots: <code>0.25</code>, <code>-1/3</code>, <code>0.1*sqrt(2)</code>."
 
 
 def stubs(chapter: Chapter) -> list[tuple[dict, dict]]:
@@ -66,7 +64,7 @@ def field(name: str, label: str, check: Pencil, described_by: str) -> str:
             "</label>"
             for word in check.among
         )
-        return f"<fieldset><legend>{escape(label)}</legend>{choices}</fieldset>"
+        return f"<fieldset><legend>{escape(label)}</legend><div>{choices}</div></fieldset>"
     return (
         f'<label>{escape(label)}<input type="text" name="{name}" aria-describedby="{described_by}" '
         'maxlength="60" autocapitalize="none" spellcheck="false"></label>'
