@@ -224,7 +224,7 @@ OPEN["adversarial_training.published"] = (
     ],
     [
         ("iterate", "a list of 4"),
-        (["iterate", "converge", "another loss", "more"], "entry 4: expected one of"),
+        (["iterate", "converge", "another loss", "more"], "report (d): expected one of"),
         (["converge", "converge", "another loss", "the whole defense"], "shows one step only"),
         (["iterate", "another loss", "another loss", "the whole defense"], "fell by 11 points"),
         (["iterate", "converge", "converge", "the whole defense"], "more of its steps find nothing"),
@@ -323,13 +323,17 @@ OPEN["danskin.by_hand"] = (
         np.array([[-0.2, -0.98], [0.0, -1.0]]),
     ],
     [
-        ([[0.0, -1.0]], "two vectors of two finite numbers"),
-        ([[0.0, -1.0], [NAN, 0.0]], "two vectors of two finite numbers"),
+        ([[0.0, -1.0]], "2 vectors of 2 finite numbers"),
+        ([[0.0, -1.0], [NAN, 0.0]], "γ₂, entry 1: expected a finite number"),
+        ([[0.0, -1.0], [0.0, "up"]], "γ₂, entry 2: expected a finite number, got “up”"),
         ([[0.0, -2.0], [0.0, -1.0]], "γ₁ has length 2"),
         ([[0.0, -1.0], [0.0, -0.5]], "γ₂ has length 0.5"),
         ([[-2 / 5**0.5, -1 / 5**0.5], [0.0, -1.0]], "γ₁ = −a/‖a‖ has a positive product with b"),
         ([[0.5**0.5, -(0.5**0.5)], [0.0, -1.0]], "γ₁ = −b/‖b‖ has a positive product with a"),
-        ([[1.0, 0.0], [0.0, -1.0]], "must both be negative, the larger is 2"),
+        (
+            [[1.0, 0.0], [0.0, -1.0]],
+            "the slope is 2. The products with a and b must both",
+        ),
         ([[0.0, -1.0], [0.0, 1.0]], "Down is the other way"),
         ([[0.0, -1.0], [-1 / 5**0.5, -2 / 5**0.5]], "You weighed a and b equally"),
         ([[0.0, -1.0], [-0.6, -0.8]], "Which point of the segment"),
@@ -697,6 +701,7 @@ def test_numbers_that_are_wrong_in_no_known_way_are_named():
     assert exercise([0.4, 0.5, 0.6]).message == "not yet right: p = ∞."
     assert exercise([9, 9, 0.7]).message == "not yet right: p = 1, p = 2."
     assert exercise([0.4, 0.5]).message.startswith("expected 3 numbers")
+    assert exercise([0.4, "half", 0.7]).message == "p = 2: expected a number, got “half”."
 
 
 def test_numbers_without_labels_are_counted():

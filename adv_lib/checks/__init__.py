@@ -18,7 +18,9 @@ from itertools import combinations
 from types import ModuleType
 from typing import Any
 
-from .comparing import as_tensor, close, copies, show, show_shape
+from torch import Tensor
+
+from .comparing import ABSOLUTE, RELATIVE, as_tensor, close, copies, finite, show, show_shape, written
 
 PASSES, FAILS, NOT_ATTEMPTED = "passes", "fails", "not attempted yet"
 MARKS = {PASSES: "✓", FAILS: "✗", NOT_ATTEMPTED: "○"}
@@ -183,8 +185,21 @@ def combined(function: Callable, mistakes: Mapping[str, Mapping[str, Any]]) -> d
     return {" ".join(c): partial(function, **ChainMap(*(mistakes[s] for s in c))) for c in chosen}
 
 
+class Pencil(Exercise):
+    """The answer is worked out by hand, so that a page without Python can check it too."""
+
+    def rules(self) -> dict:
+        """The check's own data, which book/_static/answers.js examines as `examine` does.
+
+        kind:   which class it is.
+        labels: what each entry of the answer is, as a sentence names it and the page asks for it.
+        The rest are the class's fields, ready for JSON, and the tolerances.
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Numbers(Exercise):
+class Numbers(Pencil):
     """The answer is a list of numbers worked out by hand.
 
     mistakes: sentence → the wrong numbers that someone who needs the sentence would get.
@@ -195,21 +210,117 @@ class Numbers(Exercise):
     praise: str = "these are the right numbers."
     labels: Sequence[str] = field(default=())
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What each number is."""
+        return self.labels or [f"number {i}" for i, _ in enumerate(self.expected, 1)]
+
+    def rules(self) -> dict:
+        mistakes = [[sentence, written(wrong)] for sentence, wrong in self.mistakes.items()]
+        return {
+            "kind": "numbers",
+            "labels": list(self.names),
+            "expected": written(self.expected),
+            "mistakes": mistakes,
+            "praise": self.praise,
+            "tolerance": {"relative": RELATIVE, "absolute": ABSOLUTE},
+        }
+
     def examine(self, answer: Sequence[float]) -> str | None:
         if as_tensor(answer) is None or as_tensor(answer).shape != (len(self.expected),):
-            return f"expected {len(self.expected)} numbers, got {answer!r}."
+            entries = answer if isinstance(answer, list | tuple) else ()
+            return no_number(self.names, entries) or (
+                f"expected {len(self.expected)} numbers, got {answer!r}."
+            )
         if close(answer, self.expected):
             return None
         for sentence, wrong in self.mistakes.items():
             if close(answer, wrong):
                 return f"got {show(answer)}. {sentence}"
-        off = [i for i, pair in enumerate(zip(answer, self.expected, strict=True)) if not close(*pair)]
-        names = ", ".join(self.labels[i] if self.labels else f"number {i + 1}" for i in off)
-        return f"not yet right: {names}."
+        pairs = zip(self.names, answer, self.expected, strict=True)
+        off = [name for name, given, right in pairs if not close(given, right)]
+        return f"not yet right: {', '.join(off)}."
 
 
 @dataclass(frozen=True)
-class Words(Exercise):
+class Direction:
+    """A unit vector that is asked for: the largest of some products with it must be below a limit.
+
+    mistakes: sentence → the vector, of any length, in whose direction it points for who needs it.
+    advice:   for a wrong vector without a name.
+    """
+
+    name: str
+    limit: float
+    mistakes: Mapping[str, Sequence[float]]
+    advice: str
+
+
+@dataclass(frozen=True)
+class Directions(Pencil):
+    """The answer is a list of unit vectors, along which the maximum of ⟨g, θ⟩ over some g must fall.
+
+    near: how far a unit vector that was worked out by hand may be off.
+    """
+
+    gradients: Sequence[Sequence[float]]
+    asked: Sequence[Direction]
+    praise: str
+    near: float = 1e-2
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What each entry of each vector is."""
+        size = len(self.gradients[0])
+        return [f"{each.name}, entry {i}" for each in self.asked for i in range(1, size + 1)]
+
+    def rules(self) -> dict:
+        asked = [vars(each) | {"mistakes": list(each.mistakes.items())} for each in self.asked]
+        return {
+            "kind": "directions",
+            "labels": list(self.names),
+            "gradients": self.gradients,
+            "asked": asked,
+            "praise": self.praise,
+            "near": self.near,
+        }
+
+    def examine(self, answer: Sequence[Sequence[float]]) -> str | None:
+        vectors, G = as_tensor(answer), as_tensor(self.gradients)
+        if vectors is None or vectors.shape != (len(self.asked), G.shape[1]) or not finite(vectors):
+            rows = answer if isinstance(answer, list | tuple) else ()
+            entries = [entry for row in rows if isinstance(row, list | tuple) for entry in row]
+            return no_number(self.names, entries, "finite number") or (
+                f"expected {len(self.asked)} vectors of {G.shape[1]} finite numbers, got {answer!r}."
+            )
+        for each, vector in zip(self.asked, vectors, strict=True):
+            if abs(vector.norm() - 1) > self.near:
+                return f"{each.name} has length {show(vector.norm())}: divide it by that."
+        for each, vector in zip(self.asked, vectors, strict=True):
+            unit = vector / vector.norm()
+            slope = round((G @ unit).max().item(), 6)  # rounding errors are no slope
+            if slope >= each.limit:
+                told = (s for s, wrong in each.mistakes.items() if self._along(unit, as_tensor(wrong)))
+                return f"along {each.name} the slope is {show(slope)}. {next(told, each.advice)}"
+        return None
+
+    def _along(self, unit: Tensor, wrong: Tensor) -> bool:
+        """Whether the unit vector points in the direction of the wrong one."""
+        return bool((unit - wrong / wrong.norm()).norm() <= self.near)
+
+
+def no_number(names: Sequence[str], entries: Sequence, wanted: str = "number") -> str | None:
+    """Which entry is no number, if there are as many entries as names."""
+    if len(names) == len(entries):
+        for name, entry in zip(names, entries, strict=True):
+            given = as_tensor(entry)
+            if given is None or given.ndim or not (finite(given) or wanted == "number"):
+                return f"{name}: expected a {wanted}, got “{entry}”."
+    return None
+
+
+@dataclass(frozen=True)
+class Words(Pencil):
     """The answer is a list of words, one for each statement.
 
     why: for each statement, the sentence for who says something else than the truth.
@@ -219,17 +330,33 @@ class Words(Exercise):
     why: Sequence[str]
     among: Sequence
     praise: str
+    labels: Sequence[str] = field(default=())
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What each word is about."""
+        return self.labels or [f"entry {i}" for i, _ in enumerate(self.truth, 1)]
+
+    def rules(self) -> dict:
+        return {
+            "kind": "words",
+            "labels": list(self.names),
+            "truth": [repr(word) for word in self.truth],
+            "why": list(self.why),
+            "among": [repr(word) for word in self.among],
+            "praise": self.praise,
+        }
 
     def examine(self, answer: Sequence) -> str | None:
         listed = ", ".join(repr(word) for word in self.among)
         answer = answer.tolist() if hasattr(answer, "tolist") else answer
         if not isinstance(answer, list | tuple) or len(answer) != len(self.truth):
             return f"expected a list of {len(self.truth)} entries, got {answer!r}."
-        for number, (said, truth, why) in enumerate(zip(answer, self.truth, self.why, strict=True), 1):
+        for name, said, truth, why in zip(self.names, answer, self.truth, self.why, strict=True):
             if said not in self.among:
-                return f"entry {number}: expected one of {listed}, got {said!r}."
+                return f"{name}: expected one of {listed}, got {said!r}."
             if said != truth:
-                return f"entry {number}: you said {said!r}. {why}"
+                return f"{name}: you said {said!r}. {why}"
         return None
 
 

@@ -60,6 +60,7 @@ published = Words(
         "was frozen.",
     ),
     among=("iterate", "converge", "another loss", "the whole defense"),
+    labels=("report (a)", "report (b)", "report (c)", "report (d)"),
     praise="in (b), (c) and (d) the missing attack was run by others later, and found what you suspect.",
 )
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+RELATIVE, ABSOLUTE = 1e-4, 1e-6  # what counts as rounding
 
 
 def as_tensor(value: Any) -> torch.Tensor | None:
@@ -14,10 +18,11 @@ def as_tensor(value: Any) -> torch.Tensor | None:
     try:
         if isinstance(value, (list, tuple)) and value and all(map(torch.is_tensor, value)):
             value = torch.stack(tuple(value))
-        tensor = torch.as_tensor(value).detach()
+        if torch.as_tensor(value).is_complex():
+            return None
+        return torch.as_tensor(value, dtype=torch.float64).detach()  # a list's floats as they are
     except (TypeError, ValueError, RuntimeError):
         return None
-    return None if tensor.is_complex() else tensor.double()
 
 
 def close(got: Any, expected: Any) -> bool:
@@ -26,8 +31,18 @@ def close(got: Any, expected: Any) -> bool:
     if got is None or expected is None:
         return False
     return got.shape == expected.shape and torch.allclose(
-        got, expected, rtol=1e-4, atol=1e-6, equal_nan=True
+        got, expected, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True
     )
+
+
+def finite(tensor: torch.Tensor) -> bool:
+    """Whether all entries are."""
+    return bool(tensor.isfinite().all())
+
+
+def written(values: Sequence[float]) -> list[float | str]:
+    """Numbers for JSON, which has no ∞."""
+    return [v if math.isfinite(v) else str(v) for v in map(float, values)]
 
 
 def copies(case: tuple) -> tuple:
@@ -40,12 +55,12 @@ def show(value: Any) -> str:
     if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
         return str(value.tolist())
     if isinstance(value, (torch.Tensor, list, tuple)):
-        flat = as_tensor(value)
+        flat = as_tensor(value) + 0.0  # −0 is 0
         if flat.ndim == 0:
             return f"{flat.item():.4g}"
         entries = [show(v) for v in flat] if flat.ndim > 1 else [f"{v:.4g}" for v in flat.tolist()]
         return "(" + ", ".join(entries) + ")"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)
 
 
 def show_shape(value: Any) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import danskin
-from . import Code, Exercise, Numbers
+from . import Code, Direction, Directions, Exercise, Numbers
 from .comparing import as_tensor
 
 # ---- by hand ----
@@ -52,41 +52,35 @@ kinks = Numbers(
 )
 
 
-class _ByHand(Exercise):
-    praise = (
-        "minus either gradient would have led up, and minus their average down less than half as fast."
-    )
-
-    def examine(self, answer: object) -> str | None:
-        """γ₁ must lead down for max(⟨a, θ⟩, ⟨b, θ⟩), γ₂ fastest; a = (2, 1), b = (−1, 1)."""
-        pair = as_tensor(answer)
-        if pair is None or pair.shape != (2, 2) or not bool(pair.isfinite().all()):
-            return f"expected two vectors of two finite numbers, got {answer!r}."
-        for name, gamma in zip(("γ₁", "γ₂"), pair, strict=True):
-            if abs(gamma.norm() - 1) > 1e-2:
-                return f"{name} has length {gamma.norm():.3g}: divide it by that."
-        one, two = pair / pair.norm(dim=1, keepdim=True)
-        G = torch.tensor([[2.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
-        for name, other, g in (("a", "b", G[0]), ("b", "a", G[1])):
-            if torch.allclose(one, -g / g.norm(), atol=1e-2):
-                return f"γ₁ = −{name}/‖{name}‖ has a positive product with {other}, so φ rises along it."
-        slope, fastest = ((G @ gamma).max().item() for gamma in (one, two))
-        if slope >= 0:
-            return f"γ₁: the products with a and b must both be negative, the larger is {slope:.2g}."
-        if fastest > -0.999:
-            if two[1] > 0.99:
-                return "γ₂ points at the shortest mixture itself. Down is the other way."
-            average = -G.sum(0) / G.sum(0).norm()
-            said = f"along γ₂ the slope is {fastest:.2f}, and −1 is possible."
-            if torch.allclose(two, average, atol=1e-2):
-                return (
-                    said + " You weighed a and b equally; the shortest mixture weighs the longer less."
-                )
-            return said + " Which point of the segment from a to b is nearest to 0?"
-        return None
-
-
-by_hand = _ByHand()
+# the maximum of ⟨a, θ⟩ and ⟨b, θ⟩ for a = (2, 1), b = (−1, 1) falls by at most 1
+by_hand = Directions(
+    gradients=((2.0, 1.0), (-1.0, 1.0)),
+    asked=(
+        Direction(
+            name="γ₁",
+            limit=0.0,
+            mistakes={
+                "γ₁ = −a/‖a‖ has a positive product with b, so φ rises along it.": (-2.0, -1.0),
+                "γ₁ = −b/‖b‖ has a positive product with a, so φ rises along it.": (1.0, -1.0),
+            },
+            advice="The products with a and b must both be negative.",
+        ),
+        Direction(
+            name="γ₂",
+            limit=-0.999,
+            mistakes={
+                "γ₂ points at the shortest mixture itself. Down is the other way.": (0.0, 1.0),
+                "You weighed a and b equally; the shortest mixture weighs the longer less.": (
+                    -1.0,
+                    -2.0,
+                ),
+            },
+            advice="−1 is possible. Which point of the segment from a to b is nearest to 0?",
+        ),
+    ),
+    praise="minus either gradient would have led up, and minus their average down less than half as "
+    "fast.",
+)
 
 # ---- two gradients, and Frank–Wolfe ----
 

@@ -8,6 +8,8 @@ from statistics import median
 import chapter_cells
 import nbformat
 
+from adv_lib.checks import Pencil
+
 
 def tagged(cell, tag: str) -> bool:
     """Whether the cell carries `tag`."""
@@ -167,6 +169,15 @@ def test_the_chapter_ends_with_how_far_the_reader_is_in_exactly_its_exercises(ch
     names = [re.match(r"check\.(\w+)", call)[1] for call in calls]
     assert list(checks.EXERCISES) == titles
     assert list(checks.EXERCISES.values()) == [getattr(checks, name) for name in names]
+
+
+def test_the_page_can_check_every_pencil_exercise(chapter, exercises):
+    imports = code(chapter.cells)[1].source
+    module = re.search(r"^from adv_lib\.checks import (\w+) as check$", imports, re.MULTILINE)[1]
+    checks = importlib.import_module(f"adv_lib.checks.{module}")
+    by_hand = [s.metadata["exercise"] for s, _, _ in exercises]
+    titles = [each["title"] for each in by_hand if each["kind"] == "pencil"]
+    assert [t for t in titles if not isinstance(checks.EXERCISES[t], Pencil)] == []
 
 
 def test_no_later_cell_uses_what_a_reader_writes_in_an_exercise(chapter, exercises):

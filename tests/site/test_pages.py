@@ -263,7 +263,7 @@ def test_every_launch_button_leads_to_a_notebook_of_the_repository(visit):
     links = visit.page.eval_on_selector_all(
         "a[href*='colab.research.google.com/github/']", "all => all.map(a => a.href)"
     )
-    targets = [re.sub(r".*?/blob/[^/]+/", "", link) for link in links]
+    targets = [re.sub(r".*?/blob/[^/]+/", "", link.partition("#")[0]) for link in links]
     assert [t for t in targets if not (ROOT / t).is_file() or not t.endswith(".ipynb")] == []
     if visit.name.startswith("chapters/"):
         assert set(targets) == {visit.name.replace(".html", ".ipynb")}
