@@ -162,11 +162,14 @@ class ChapterCards(Overview):
         if drawn.exists():
             shows = re.search("<title>(.*?)</title>", drawn.read_text("utf-8"))[1]
             picture = [nodes.image(uri=f"/{CARDS}/{drawn.name}", alt=shows)]
-        words = (
-            f"**{chapter.number}** {{doc}}`{chapter.title} </{chapter.docname}>`\n\n"
+        title, question, time = self.parse_text_to_nodes(
+            f"{{doc}}`{chapter.title} </{chapter.docname}>`\n\n"
             f"{chapter.question}\n\n{chapter.badges['read']} minutes"
         )
-        return picture + self.parse_text_to_nodes(words)
+        title.insert(0, nodes.inline("", f"{chapter.number} ", classes=["adv-number"]))
+        title["classes"].append("adv-card-title")
+        time["classes"].append("adv-card-time")
+        return [*picture, title, question, time]
 
 
 class ExerciseList(Overview):
