@@ -137,6 +137,11 @@ def directions(exercise):
         yield [[0.0, -1.0], vector]
         yield [[0.0, -1.0], [entry + draw.uniform(-0.01, 0.01) for entry in vector]]
         yield [draw.choice(known), draw.choice(known)]
+    for x, y in tempting:
+        for turn in (0.008, 0.014):  # just inside of what counts as the same direction, and just outside
+            turned = [x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)]
+            yield [turned, [0.0, -1.0]]
+            yield [[0.0, -1.0], turned]
     for wrong in (math.inf, -math.inf, *NO_NUMBERS):
         yield [[0.0, -1.0], [wrong, 0.0]]
     yield [..., ...]
