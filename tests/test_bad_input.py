@@ -1254,6 +1254,7 @@ HARMLESS = {
     "evaluation.Rate",
     "diagnostics.Symptom",
     "evaluation.Table",
+    "plots.on_a_phone",
     "exact.Certificates",
     "exact.Margins",
     "exact.mip",  # these two get a relaxation that bounds.problems checked

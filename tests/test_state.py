@@ -363,7 +363,7 @@ def test_loading_data_twice_gives_tensors_of_ones_own(digits):
 # ---- importing ----
 
 
-FIGURES = ["adv_lib.plots", "adv_lib._predict", "adv_lib.widgets"]
+FIGURES = [f"adv_lib.{name}" for name in ("_drawing", "plots", "_predict", "widgets")]
 IMPORTS = {
     "the package": ["adv_lib"],
     "computation": [module for module in modules() if module not in FIGURES],
