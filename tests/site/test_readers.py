@@ -1,4 +1,4 @@
-"""What a reader does in the book itself; finding a word is in test_search, an exercise in test_answers."""
+"""What a reader does in the book itself; test_search finds a word, test_answers does an exercise."""
 
 import pytest
 
