@@ -23,6 +23,7 @@ PHONE = "(max-width: 600px)"
 URI = re.compile(r"data:image/svg\+xml;base64,([\w+/=]+)")
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 BLANK = re.compile(r'<path d="[^"]*" style="fill: #ffffff"/>')  # behind the figure and its axes
+SLIDER = re.compile(r'<figure class="adv-slider".*?<img [^>]*>', re.DOTALL)
 POINTED = re.compile(r'(?<=<div class="adv-predict-picture">)<img (src="[^"]*)\.svg("[^>]*)>')
 WIDER = 8 * 96  # CSS pixels: a figure that was drawn wider than this needs more room than the text has
 PAPER = "#15181b"  # of dark pages, as in tokens.css
@@ -119,11 +120,17 @@ def lighten(app, doctree: nodes.document, docname: str) -> None:
         if "adv-slider" in raw.astext() or "data-adv" in raw.astext():
             text = URI.sub(lambda uri: frame(app.builder, docname, uri[1]), raw.astext())
             text = re.sub(r"\n?<(style|script) data-adv=.*?</\1>", "", text, flags=re.DOTALL)
-            text = text.replace('<figure class="adv-slider"', '<figure class="adv-slider" data-dark')
+            text = SLIDER.sub(lambda found: opened(found[0]), text)
             text = POINTED.sub(
                 r'<img class="only-light" \1.svg\2><img class="only-dark" \1-dark.svg\2>', text
             )
             raw.replace_self(nodes.raw("", text.replace("<img ", '<img loading="lazy" '), format="html"))
+
+
+def opened(slider: str) -> str:
+    """The slider's first tags, told that there are dark frames, and whether they need more room."""
+    wide = " adv-wide" * (float(re.search(r'<img [^>]*width="(\d+)"', slider)[1]) > WIDER)
+    return slider.replace('<figure class="adv-slider"', f'<figure class="adv-slider{wide}" data-dark')
 
 
 def frame(builder, docname: str, encoded: str) -> str:
