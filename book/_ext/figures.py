@@ -39,18 +39,17 @@ ON_DARK = {
 ON_DARK = {light.lower(): other for light, other in ON_DARK.items()}
 
 
-class Picture(nodes.General, nodes.Inline, nodes.Element):
-    """An image with four drawings: wide and narrow, light and dark."""
+class Picture(nodes.image):
+    """An image with four drawings, wide and narrow, light and dark; Sphinx leaves its address alone."""
 
 
 def adopt(app, doctree: nodes.document) -> None:
     """Take over the images of cells that carry a drawing for phones, before Sphinx copies them."""
     for image in list(doctree.findall(nodes.image)):
-        path = Path(app.srcdir, image["uri"])
-        path = path if path.exists() else Path(image["uri"])
+        path = Path(app.srcdir, image["uri"].lstrip("/"))  # a leading / is the source's own root
         if path.suffix == ".svg" and path.exists() and "<metadata>" in (text := path.read_text("utf-8")):
             attributes = {name: image[name] for name in ("alt", "classes", "ids") if image.get(name)}
-            image.replace_self(Picture("", drawings=apart(text), **attributes))
+            image.replace_self(Picture("", uri="data:,", drawings=apart(text), **attributes))
 
 
 def visit_picture(writer, node: Picture) -> None:
