@@ -229,7 +229,8 @@ def svg(figure: Figure) -> str:
     if len(drawn) <= HEAVY:
         return drawn
     for ax in figure.axes:
-        ax.set_rasterization_zorder(2.2)  # curves and areas, but no scale and no text
+        ax.set_axisbelow(False)  # scales stand over what becomes pixels, and stay curves
+        ax.set_rasterization_zorder(2.2)
     return min(drawn, _written(figure, dpi=200), key=len)
 
 

@@ -129,7 +129,8 @@ def test_many_curves_become_a_picture_inside_the_drawing_and_text_stays_text():
     axes[0, 0].set_title("title")
     (drawing,) = _drawing.pictures(figure, narrow=False)
     assert "data:image/webp" in drawing
-    assert "<use " in drawing  # letters
+    assert "<use " in drawing
+    assert drawing.count("#333333") > 10  # letters and ticks
 
 
 def test_both_drawings_come_apart_as_they_were_put_together():
