@@ -20,6 +20,7 @@ from docutils import nodes
 LONG = 30  # lines; book/_static/cells.css shows 20 of them
 PHONE = 46  # characters beside one another on a screen 390 pixels wide
 SENTENCE = 30  # characters: a longer cell is read, a shorter one is looked up
+LABELS = 6  # columns: book/_static/cells.css can name so many
 WRAPPED = 18  # characters: the width that text is content with
 MAGIC = re.compile(r"^(\s*)[%!].*", re.MULTILINE)
 NUMBER = re.compile(r"([-+−]?\d[\d.,]*(e[-+]\d+)?( ± [\d.]+)?( ?(%|m?s|×))?( \([\d.]+\))?)?")
@@ -35,8 +36,9 @@ def is_cell(node: nodes.Node) -> bool:
 
 
 def is_hidden(node: nodes.Node) -> bool:
-    """Whether the node is a code cell whose source is folded."""
-    return is_cell(node) and node.get("hide_mode") == "input"
+    """Whether the node is a code cell of which the page hides the source, and nothing else."""
+    mode = node.get("hide_mode") if is_cell(node) else None
+    return mode == "input" or (mode == "all" and part(node, "output") is None)
 
 
 def is_silent(node: nodes.Node) -> bool:
@@ -204,17 +206,18 @@ def fit(table: nodes.table) -> None:
     head, body = rows[0], rows[1:]
     if not body or not any(table.findall(nodes.thead)) or len({len(row) for row in rows}) > 1:
         return
-    need, longest = 0, 0
-    for title, *cells in zip(head, *body, strict=True):
+    need, longest = 0, 0  # the width that the rows ask for, and the longest text that explains one
+    for number, (title, *cells) in enumerate(zip(head, *body, strict=True)):
         texts = [cell.astext().strip() for cell in cells]
         width = max(map(len, texts))
         if all(map(NUMBER.fullmatch, texts)) and any(texts):
             for cell in (title, *cells):
                 cell["classes"] = ["text-right"]
         else:
-            longest, width = max(longest, width), min(width, WRAPPED)
+            longest, width = max(longest, width if number else 0), min(width, WRAPPED)
         need += width + 3
-    if need > PHONE and longest > SENTENCE and not any(n for e in head for n in e.findall(nodes.math)):
+    formulas = any(n for title in head for n in title.findall(nodes.math))
+    if need > PHONE and longest > SENTENCE and len(head) <= LABELS and not formulas:
         names = (re.sub(r'["\\\n]', " ", title.astext().strip()) for title in head)
         style = ";".join(f'--head-{n}:"{name}"' for n, name in enumerate(names, 1) if name)
         beside, at = table.parent, table.parent.index(table)

@@ -44,9 +44,8 @@ def test_no_two_folds_of_code_stand_together(visit):
 
 def test_the_code_of_a_figure_is_one_fold_right_below_it(visit):
     astray = visit.page.eval_on_selector_all(
-        "main .cell_output",
-        """all => all.filter(output => !output.parentElement.querySelector(":scope > .cell_input"))
-            .map(output => [output, output.nextElementSibling])
+        "main .tag_hide-input > .cell_output",
+        """all => all.map(output => [output, output.nextElementSibling])
             .filter(([output, fold]) => !fold?.matches("details.code-fold, details.check-fold"))
             .map(([output]) => output.innerText.slice(0, 80))""",
     )
