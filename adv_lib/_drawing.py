@@ -20,6 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 PHONE = 3.6  # inches: the text column of a phone, in CSS pixels of 1/96 inch
 HEAVY = 60_000  # characters of SVG above which curves are drawn in pixels instead
 LONG = re.compile(r"(\d\.\d\d)\d+")  # a hundredth of a point is enough
+LETTERS = 10  # points: no smaller letters, since a page may shrink the drawing a little
 GAP = 4  # points between what a key stands beside and the key
 
 
@@ -67,6 +68,8 @@ def arrange(figure: Figure) -> Figure:
     """Lay out, with every key beside its axes, where it covers no data and stays when they change."""
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
+    for text in figure.findobj(Text):
+        text.set_fontsize(max(text.get_fontsize(), LETTERS))
     keys, across = {ax: ax.get_legend() for ax in figure.axes if ax.get_legend()}, list(figure.legends)
     for key in (*keys.values(), *across):
         key.remove()

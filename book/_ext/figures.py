@@ -25,7 +25,7 @@ COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 BLANK = re.compile(r'<path d="[^"]*" style="fill: #ffffff"/>')  # behind the figure and its axes
 SLIDER = re.compile(r'<figure class="adv-slider".*?<img [^>]*>', re.DOTALL)
 POINTED = re.compile(r'(?<=<div class="adv-predict-picture">)<img (src="[^"]*)\.svg("[^>]*)>')
-WIDER = 8 * 96  # CSS pixels: a figure that was drawn wider than this needs more room than the text has
+WIDER = 7.2 * 96  # CSS pixels: a figure that was drawn wider than this needs more room than the text has
 PAPER = "#15181b"  # of dark pages, as in tokens.css
 ON_DARK = {
     plots.CLEAN: "#5bb5ec",

@@ -17,13 +17,13 @@ SMALLEST = """async selector => {  // CSS pixels of the smallest letters in each
 }"""
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_letters_in_figures_are_at_least_11_pixels_high(visit, width, record_property):
+@pytest.mark.parametrize(("width", "least"), [(390, 11), (1280, 10)])
+def test_letters_in_figures_are_large_enough(visit, width, least, record_property):
     visit.page.set_viewport_size({"width": width, "height": 900})
     sizes = dict(visit.page.evaluate(SMALLEST, DRAWINGS))
     if sizes:
         record_property(f"smallest letters in figures at {width} px", round(min(sizes.values()), 1))
-    assert {name: size for name, size in sizes.items() if size < 11} == {}
+    assert {name: size for name, size in sizes.items() if size < least} == {}
 
 
 def test_a_phone_gets_its_own_drawings_and_they_fill_its_width(visit):
