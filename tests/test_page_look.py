@@ -59,16 +59,6 @@ def test_proofs_and_hints_are_marked_and_nothing_else_is(body, expected):
     assert context["body"] == expected
 
 
-def test_the_heading_of_chapter_0_says_its_number_and_a_numbered_one_is_left_alone():
-    context = {"body": "<h1>Introduction</h1><h1>Two</h1>"}
-    page_look.name_the_parts(HTML, "chapters/00_introduction", "page.html", context, None)
-    assert context["body"] == '<h1><span class="section-number">0 </span>Introduction</h1><h1>Two</h1>'
-    numbered = '<h1><span class="section-number">1 </span>Linear models</h1>'
-    context = {"body": numbered}
-    page_look.name_the_parts(HTML, "chapters/01_linear_models", "page.html", context, None)
-    assert context["body"] == numbered
-
-
 def test_the_sidebar_sets_chapter_numbers_apart_and_lists_this_page_s_sections():
     tree = (
         '<ul><li><a href="00_introduction.html">Introduction</a></li>'

@@ -13,7 +13,6 @@ The notebook stays as it is, and so do the slides. In the page
 import ast
 import re
 from html import escape
-from textwrap import shorten
 
 from docutils import nodes
 
@@ -137,7 +136,8 @@ def split(source: str) -> tuple[str, list[str]]:
 
 def claim(check: str, room: int = 44) -> str:
     """What an assertion says, in one short line."""
-    return shorten(ast.unparse(ast.parse(check).body[0].test), room, placeholder=" …")
+    said = ast.unparse(ast.parse(check).body[0].test)
+    return said if len(said) <= room else said[: room - 2].rstrip() + " …"
 
 
 def fold_checks(parent: nodes.Element) -> None:

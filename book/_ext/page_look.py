@@ -7,7 +7,6 @@ from docutils import nodes
 
 CHAPTER = re.compile(r"(?:^|/)(\d\d)_\w+(?:\.html)?$")
 FOLDED = re.compile(r"<details>(\s*<summary>(Proof|Hint)\b)")
-UNNUMBERED = re.compile(r"<h1>(?!<span class=\"section-number)")
 BETWEEN = " · "
 
 
@@ -40,15 +39,12 @@ def list_item(part: list[nodes.Node]) -> nodes.list_item:
 
 
 def name_the_parts(app, pagename, templatename, context, doctree) -> None:
-    """Mark proofs and hints, and let chapter 0, which the contents leave unnumbered, say its number."""
+    """Mark proofs and hints."""
     if "body" not in context or app.builder.name != "html":
         return
     context["body"] = FOLDED.sub(
         lambda found: f'<details class="adv-{found[2].lower()}">{found[1]}', context["body"]
     )
-    if number := CHAPTER.search(pagename):
-        head = f'<h1><span class="section-number">{int(number[1])} </span>'
-        context["body"] = UNNUMBERED.sub(head, context["body"], count=1)
 
 
 def contents_of_the_book(app, pagename, templatename, context, doctree) -> None:
