@@ -148,7 +148,6 @@ def stack(figure: Figure) -> Figure:
 
 def _rows(figure: Figure, axes: list[Axes]) -> list[list[Axes]]:
     """The axes row by row, with as many images side by side as their titles leave room for."""
-    figure.draw_without_rendering()
     rows: list[list[Axes]] = []
     pictures = [ax for ax in axes if _is_picture(ax)]
     widest = max([_title_width(figure, ax) for ax in pictures], default=0)

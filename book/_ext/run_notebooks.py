@@ -39,7 +39,8 @@ from traitlets.config import Config
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "_build/executed"
 HOUR = 3600  # seconds
-KERNEL = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "ADV_LIB_PAGES": "1"}  # the environment of each
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+KERNEL = ONE_THREAD | {"ADV_LIB_PAGES": "1"}  # what each that fills a page has in its environment
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -124,7 +125,7 @@ class NotebookError(Exception):
         self.cell, self.text = cell, text
 
 
-def execute(nb: NotebookNode, folder: Path) -> NotebookNode:
+def execute(nb: NotebookNode, folder: Path, env: dict[str, str] = KERNEL) -> NotebookNode:
     """Run the notebook in a fresh kernel in `folder`; it fills in the outputs, whatever time it takes.
 
     Streams are merged, so that the time between two lines leaves no trace. The kernel's messages are
@@ -143,7 +144,7 @@ def execute(nb: NotebookNode, folder: Path) -> NotebookNode:
         config=Config({"KernelManager": {"transport_encryption": "auto"}}),
     )
     try:
-        client.execute(env=os.environ | KERNEL)
+        client.execute(env=os.environ | env)
     except CellExecutionError as error:
         raised = [o for cell in code(nb) for o in cell.outputs if o.output_type == "error"]
         lines = [line for each in raised for line in each.traceback]

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 def student_copy(chapter, tmp_path_factory):
     """The copy with its outputs. An error stops here, and so does a word on stderr."""
     copy = nbformat.from_dict(chapter_cells.to_student(chapter))
-    return run_notebooks.execute(copy, tmp_path_factory.mktemp("student"))
+    return run_notebooks.execute(copy, tmp_path_factory.mktemp("student"), run_notebooks.ONE_THREAD)
 
 
 def test_the_student_copy_runs_and_every_stub_says_not_attempted(student_copy, record_property):
