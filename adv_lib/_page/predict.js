@@ -113,6 +113,16 @@
   };
   const verdicts = { right: "✓ You saw it coming.", near: "≈ Close.", far: "↔ Worth a second look." };
 
+  // In the book, the output below that settles the question: not seen clearly before the reader has answered.
+  const settles = (box) => {
+    let next = box.closest(".cell")?.nextElementSibling;
+    while (next && !next.querySelector(":scope > .cell_output")) {
+      if (next.matches("section") || next.querySelector(".adv-predict")) return null;
+      next = next.nextElementSibling;
+    }
+    return next?.querySelector(":scope > .cell_output:not(:has(.adv-predict))");
+  };
+
   const start = (box) => {
     box.dataset.ready = "";
     if (box.closest(".reveal")) return; // a show of hands
@@ -123,10 +133,14 @@
     const data = JSON.parse(box.querySelector("script[type='application/json']").textContent);
     const kind = kinds[box.dataset.kind](box, data, form);
     box.querySelector("details").remove();
+    const next = settles(box);
+    const hide = (hidden) => next?.classList.toggle("adv-veiled", hidden);
+    next?.addEventListener("click", () => hide(false));
 
     const ask = () => {
       result.hidden = true;
       form.hidden = false;
+      hide(true);
       kind.open?.();
     };
     const settle = (said) => {
@@ -152,6 +166,7 @@
       result.dataset.verdict = verdict;
       form.hidden = true;
       result.hidden = false;
+      hide(false);
       kind.settle?.(said);
     };
     const commit = (said) => {

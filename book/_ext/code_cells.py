@@ -103,14 +103,15 @@ def merge(run: list[nodes.container], numbers: dict[str, tuple[int, ...]]) -> No
 
 def label(run: list[nodes.container], output: nodes.container | None, numbers: dict) -> str:
     """What the fold of these cells is called."""
+    tags = [tag for cell in run for tag in cell["cell_metadata"].get("tags", [])]
+    first = "Set-up, and code" if "parameters" in tags else "Code"
     if output is None:
-        tags = [tag for cell in run for tag in cell["cell_metadata"].get("tags", [])]
-        return "Set-up" if "parameters" in tags else "Code"
+        return first.split(",")[0]
     for figure in output.findall(nodes.figure):
         for name in set(figure["ids"]) & set(numbers):
-            return f"Code for Figure {'.'.join(map(str, numbers[name]))}"
+            return f"{first} for Figure {'.'.join(map(str, numbers[name]))}"
     drawn = any(output.findall(nodes.image)) or "<figure" in output.astext()
-    return "Code for this figure" if drawn else "Code"
+    return f"{first} for this figure" if drawn else first
 
 
 # ---- assertions ----

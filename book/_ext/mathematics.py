@@ -26,6 +26,7 @@ NUMBERED = re.compile(r"(\\(?:begin|end)\{(?:align|alignat|equation|gather|multl
 APPLY = "\u2061"  # between max and what it is taken of
 LONG = 30  # signs: two thirds of a phone's width
 STAY = "&#8288;"  # no line begins between a formula and the word that it is part of
+TIED = re.compile(rf"(<math>(?:(?!</math>).)*</math>)(?:{STAY})?([.,;:!?)\]’”]+)", re.DOTALL)
 
 
 @cache
@@ -130,7 +131,14 @@ def visit_math_block(writer, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def tie(app, pagename, templatename, context, doctree) -> None:
+    """Keep what follows a formula without a space in its line, as a browser would not by itself."""
+    if "body" in context:
+        context["body"] = TIED.sub(r'<span class="tied">\1\2</span>', context["body"])
+
+
 def setup(app) -> dict:
     """Register with Sphinx."""
+    app.connect("html-page-context", tie)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": False}  # V8 does not survive a fork

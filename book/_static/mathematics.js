@@ -1,6 +1,7 @@
 // A formula wider than its place is reached by the keyboard, and fades on the side where it goes on.
 (() => {
   const look = (box) => {
+    if (box.scrollWidth - box.clientWidth > 1) box.classList.add("adv-wide"); // into the margin, if there is one
     const end = box.scrollWidth - box.clientWidth;
     const more = [box.scrollLeft > 1 && "left", end - box.scrollLeft > 1 && "right"].filter(Boolean);
     if (end > 1) {

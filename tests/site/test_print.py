@@ -5,7 +5,7 @@ import pytest
 A4 = {"width": 658, "height": 986}  # 210 × 297 mm without margins of 18 mm, in CSS pixels
 ON_SCREEN_ONLY = (
     ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header, .bd-header-article, .prev-next-footer,"
-    " .badges, .headerlink, .copybtn, .toggle-button, figure.adv-slider input"
+    " .badges, .headerlink, .copybtn, .toggle-button, figure.adv-slider :is(input, button)"
 )
 CUT_OFF = """width => [...document.querySelectorAll(
         "main :is(p, li, td, dt, dd, pre, table, img, math)")]

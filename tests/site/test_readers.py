@@ -23,6 +23,17 @@ def test_a_prediction_made_in_chapter_0_is_kept_when_the_page_is_loaded_again(in
     assert asked.locator(".adv-predict-result").inner_text() == told
 
 
+def test_the_figure_that_settles_a_prediction_is_veiled_until_its_reader_has_answered(introduction):
+    page = introduction
+    veiled = page.locator(".adv-veiled")
+    before = veiled.count()
+    assert before == page.locator(".adv-predict").count()
+    page.locator(".adv-predict .adv-predict-skip").first.click()
+    assert veiled.count() == before - 1
+    veiled.first.click()
+    assert veiled.count() == before - 2
+
+
 def test_chapter_0_opens_with_a_figure_that_moves_and_shows_no_code_before_it(introduction):
     figure = introduction.locator("figure.adv-slider").first
     assert figure.bounding_box()["y"] < 900
