@@ -21,6 +21,7 @@ PHONE = 3.6  # inches: the text column of a phone, in CSS pixels of 1/96 inch
 HEAVY = 60_000  # characters of SVG above which curves are drawn in pixels instead
 LONG = re.compile(r"(\d\.\d\d)\d+")  # a hundredth of a point is enough
 LETTERS = 10  # points: no smaller letters, since a page may shrink the drawing a little
+ROOM = 9.4  # inches: wider drawings are shrunk so much that they need larger letters
 GAP = 4  # points between what a key stands beside and the key
 
 
@@ -68,8 +69,9 @@ def arrange(figure: Figure) -> Figure:
     """Lay out, with every key beside its axes, where it covers no data and stays when they change."""
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
+    least = LETTERS * max(1.0, figure.get_figwidth() / ROOM)
     for text in figure.findobj(Text):
-        text.set_fontsize(max(text.get_fontsize(), LETTERS))
+        text.set_fontsize(max(text.get_fontsize(), least))
     keys, across = {ax: ax.get_legend() for ax in figure.axes if ax.get_legend()}, list(figure.legends)
     for key in (*keys.values(), *across):
         key.remove()

@@ -198,7 +198,9 @@ class DeckBuilder(StandaloneHTMLBuilder):
         static.mkdir(exist_ok=True)
         self.create_pygments_style_file()
         for name in ("tokens", "fonts", "mathematics", "figures", "deck"):
-            shutil.copy(STATIC / f"{name}.css", static)
+            sheet = (STATIC / f"{name}.css").read_text("utf-8")
+            sheet = sheet.replace("font-display: optional", "font-display: swap")  # a room waits
+            (static / f"{name}.css").write_text(sheet, "utf-8")
         shutil.copy(STATIC / "favicon.svg", static)
         shutil.copytree(STATIC / "fonts", static / "fonts", dirs_exist_ok=True)
 

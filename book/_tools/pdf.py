@@ -109,6 +109,10 @@ def document(root: Path) -> str:
     sheets = "".join(
         f'<link rel="stylesheet" href="html/{urljoin(names[0] + ".html", href)}">' for href in styles
     )
+    faces = (ROOT / "book/_static/fonts.css").read_text("utf-8")  # paper waits for them
+    sheets += (
+        f"<style>{faces.replace('optional', 'block').replace('fonts/', 'html/_static/fonts/')}</style>"
+    )
     return f"""<!DOCTYPE html>
 <html lang="en" data-theme="light">
 <head><meta charset="utf-8"><title>{escape(config["title"])}</title>

@@ -71,7 +71,7 @@ def test_sliders_are_as_wide_as_their_figure_and_every_control_is_large_enough_f
             """all => all.flatMap(figure => {
                 const wide = Math.min(figure.clientWidth, 640);
                 return [...figure.querySelectorAll("input, button")].map(i => [
-                    i.outerHTML.slice(0, 90), i.clientHeight || i.parentElement.clientHeight,
+                    i.outerHTML.slice(0, 90), i.offsetHeight || i.parentElement.offsetHeight,
                     i.type === "range" ? i.clientWidth / wide : 1]);
             })""",
         )

@@ -171,7 +171,7 @@ def test_kinds_of_boxes_differ_by_more_than_colour(visit):
 def test_nothing_jumps_while_a_page_loads(visit, browser, address, size):
     context = browser.new_context(viewport=size)
     page = context.new_page()
-    page.goto(f"{address}/{visit.name}", wait_until="load")
+    page.goto(visit.page.url.partition("#")[0], wait_until="load")
     page.evaluate(SHIFTS)
     page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
