@@ -233,6 +233,7 @@ def svg(figure: Figure) -> str:
     if len(drawn) <= HEAVY:
         return drawn
     for ax in figure.axes:
+        ax.patch.set_visible(False)  # or the pixels would be white where nothing is drawn
         ax.set_axisbelow(False)  # scales stand over what becomes pixels, and stay curves
         ax.set_rasterization_zorder(2.2)
     return min(drawn, _written(figure, dpi=200), key=len)

@@ -1,11 +1,14 @@
 """Figures as the book's pages show them: small, with keys that keep away, and a drawing for phones."""
 
+import base64
+import io
 import re
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from PIL import Image
 
 from adv_lib import _drawing, plots
 
@@ -123,12 +126,15 @@ def test_a_drawing_is_small_and_the_same_every_time():
 
 def test_many_curves_become_a_picture_inside_the_drawing_and_text_stays_text():
     figure, axes = panels(1)
-    axes[0, 0].plot(torch.rand(200, 60))
+    axes[0, 0].plot(torch.rand(400, 300))
     axes[0, 0].set_title("title")
     (drawing,) = _drawing.pictures(figure, narrow=False)
     assert "data:image/webp" in drawing
     assert "<use " in drawing
     assert drawing.count("#333333") > 10  # letters and ticks
+    (webp,) = re.findall(r"data:image/webp;base64,([\w+/=]+)", drawing)
+    drawn = Image.open(io.BytesIO(base64.b64decode(webp))).convert("RGBA")
+    assert drawn.getextrema()[3][0] == 0  # nothing white behind the curves
 
 
 def test_both_drawings_come_apart_as_they_were_put_together():
