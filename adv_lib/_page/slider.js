@@ -32,7 +32,7 @@
       picture.alt = sentence.textContent = says[frame()];
     }
 
-    // Everything at once when the figure comes near, so that moving it waits for nothing.
+    // Everything when the figure has come near and nothing else is to do, so that moving it waits for nothing.
     let fetched = "";
     function fetch() {
       const all = frames.map((_, i) => drawn(i));
@@ -44,7 +44,7 @@
       (seen) => {
         if (!seen.some((each) => each.isIntersecting)) return;
         figure.near = true;
-        fetch();
+        (window.requestIdleCallback ?? setTimeout)(fetch);
       },
       { rootMargin: "300px" },
     );
