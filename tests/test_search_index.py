@@ -68,6 +68,7 @@ def book(tmp_path_factory):
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
     settings = {
+        "source_suffix": {".md": "markdown"},  # whatever a book in the same process has registered
         "extensions": ["sphinx_proof", "sphinx_exercise", "myst_parser", "search"],
         "myst_enable_extensions": ["colon_fence", "dollarmath"],
         "numfig": True,
