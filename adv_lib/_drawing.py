@@ -75,16 +75,21 @@ def arrange(figure: Figure) -> Figure:
     keys, across = {ax: ax.get_legend() for ax in figure.axes if ax.get_legend()}, list(figure.legends)
     for key in (*keys.values(), *across):
         key.remove()
-    figure.draw_without_rendering()
+    _lay_out(figure)
     if _turn_crowded(figure):
-        figure.draw_without_rendering()
+        _lay_out(figure)
     for ax, key in keys.items():
         _key_below(ax, key)
     for key in across:
         _fit(figure, key, figure.bbox.width, {"loc": "outside upper center", "fontsize": _size(key)})
     if keys or across:
-        figure.draw_without_rendering()
+        _lay_out(figure)
     return figure
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the axes, without drawing what is in them."""
+    figure.get_layout_engine().execute(figure)
 
 
 def _key_below(ax: Axes, old: Legend) -> None:

@@ -5,7 +5,12 @@ from pathlib import Path
 
 
 @cache
+def source(name: str, kind: str) -> str:
+    """The style ("css") or the script ("js") of one widget."""
+    return Path(__file__).with_name(f"{name}.{kind}").read_text("utf-8")
+
+
 def assets(name: str) -> str:
-    """The style and the script of one widget as elements of HTML."""
-    css, js = (Path(__file__).with_name(f"{name}.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    return f'<style data-adv="{name}">\n{css}</style>\n<script data-adv="{name}">\n{js}</script>'
+    """Both as elements of HTML, to go with an output."""
+    style, script = source(name, "css"), source(name, "js")
+    return f'<style data-adv="{name}">\n{style}</style>\n<script data-adv="{name}">\n{script}</script>'

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from chapter_cells import source, tags
+from deck import html
 from docutils import nodes
 from overview import Chapter
 from sphinx.errors import ExtensionError
@@ -88,11 +89,6 @@ def drop_verdict(stub: nodes.container) -> None:
             while len(output.parent) == 1:
                 output = output.parent
             output.parent.remove(output)
-
-
-def html(text: str) -> nodes.raw:
-    """A piece of HTML as it stands."""
-    return nodes.raw("", text, format="html")
 
 
 def answer_in_the_page(app, doctree: nodes.document, docname: str) -> None:

@@ -14,6 +14,7 @@ import ast
 import re
 from html import escape
 
+from deck import html
 from docutils import nodes
 
 LONG = 30  # lines; book/_static/cells.css shows 20 of them
@@ -54,11 +55,6 @@ def part(cell: nodes.container, which: str) -> nodes.container | None:
 def code(cell: nodes.container) -> str:
     """The cell's source."""
     return part(cell, "source").astext()
-
-
-def html(text: str) -> nodes.raw:
-    """A piece of HTML as it stands."""
-    return nodes.raw("", text, format="html")
 
 
 def listing(source: str) -> nodes.container:

@@ -17,13 +17,17 @@ from sphinx.util.osutil import relative_uri
 
 from adv_lib import plots
 from adv_lib._drawing import apart, size
-from adv_lib._page import assets
+from adv_lib._page import source
 
+WIDGETS = "slider", "predict"  # of adv_lib._page
 PHONE = "(max-width: 600px)"
 URI = re.compile(r"data:image/svg\+xml;base64,([\w+/=]+)")
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 BLANK = re.compile(r'<path d="[^"]*" style="fill: #ffffff"/>')  # behind the figure and its axes
-SLIDER = re.compile(r'<figure class="adv-slider".*?<img [^>]*>', re.DOTALL)
+ASSETS = re.compile(r"\n?<(style|script) data-adv=.*?</\1>", re.DOTALL)
+SLIDER = re.compile(
+    r'<figure class="adv-slider"(?P<rest>.*?<img [^>]*width="(?P<width>\d+)")', re.DOTALL
+)
 POINTED = re.compile(r'(?<=<div class="adv-predict-picture">)<img (src="[^"]*)\.svg("[^>]*)>')
 WIDER = 7.2 * 96  # CSS pixels: a figure that was drawn wider than this needs more room than the text has
 PAPER = "#15181b"  # of dark pages, as in tokens.css
@@ -118,18 +122,18 @@ def lighten(app, doctree: nodes.document, docname: str) -> None:
     for raw in doctree.findall(nodes.raw):
         if "adv-slider" in raw.astext() or "data-adv" in raw.astext():
             text = URI.sub(lambda uri: frame(app.builder, docname, uri[1]), raw.astext())
-            text = re.sub(r"\n?<(style|script) data-adv=.*?</\1>", "", text, flags=re.DOTALL)
-            text = SLIDER.sub(lambda found: opened(found[0]), text)
+            text = ASSETS.sub("", text)
+            text = SLIDER.sub(opened, text)
             text = POINTED.sub(
                 r'<img class="only-light" \1.svg\2><img class="only-dark" \1-dark.svg\2>', text
             )
             raw.replace_self(nodes.raw("", text.replace("<img ", '<img loading="lazy" '), format="html"))
 
 
-def opened(slider: str) -> str:
+def opened(slider: re.Match) -> str:
     """The slider's first tags, told that there are dark frames, and whether they need more room."""
-    wide = " adv-wide" * (float(re.search(r'<img [^>]*width="(\d+)"', slider)[1]) > WIDER)
-    return slider.replace('<figure class="adv-slider"', f'<figure class="adv-slider{wide}" data-dark')
+    wide = " adv-wide" if float(slider["width"]) > WIDER else ""
+    return f'<figure class="adv-slider{wide}" data-dark{slider["rest"]}'
 
 
 def frame(builder, docname: str, encoded: str) -> str:
@@ -143,13 +147,9 @@ def add_assets(app) -> None:
     """The widgets' styles and scripts as two files of the page."""
     static = Path(app.outdir, "_static")
     static.mkdir(parents=True, exist_ok=True)
-    for kind, tag in (("css", "style"), ("js", "script")):
-        inside = re.compile(rf"<{tag}[^>]*>\n(.*?)</{tag}>", re.DOTALL)
-        found = [inside.search(assets(name))[1] for name in WIDGETS]
-        (static / f"adv_widgets.{kind}").write_text("\n".join(found), "utf-8")
-
-
-WIDGETS = ("slider", "predict")
+    for kind in ("css", "js"):
+        text = "\n".join(source(name, kind) for name in WIDGETS)
+        (static / f"adv_widgets.{kind}").write_text(text, "utf-8")
 
 
 def setup(app) -> dict:
