@@ -88,8 +88,9 @@ def arrange(figure: Figure) -> Figure:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place the axes, without drawing what is in them."""
-    figure.get_layout_engine().execute(figure)
+    """Place the axes, if there are any, without drawing what is in them."""
+    if figure.axes:
+        figure.get_layout_engine().execute(figure)
 
 
 def _key_below(ax: Axes, old: Legend) -> None:

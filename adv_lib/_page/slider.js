@@ -19,6 +19,16 @@
     };
     const frame = () => controls.reduce((at, control, i) => at * texts[i].length + value(control), 0);
 
+    // The page's own choice of a drawing ends here; its size stays, so that nothing below it moves.
+    const sizes = [picture, figure.querySelector("source") ?? picture].map((drawing) => [
+      drawing.getAttribute("width"),
+      drawing.getAttribute("height"),
+    ]);
+    function takeOver() {
+      figure.querySelector("source")?.remove();
+      [picture.width, picture.height] = sizes[phone.matches ? 1 : 0];
+    }
+
     function show() {
       controls.forEach((control, i) => {
         const text = texts[i][value(control)];
@@ -26,13 +36,13 @@
         const output = control.querySelector("output");
         if (output) output.textContent = text;
       });
-      figure.querySelector("source")?.remove();
+      takeOver();
       const source = drawn(frame());
       if (picture.getAttribute("src") !== source) picture.src = source;
       picture.alt = sentence.textContent = says[frame()];
     }
 
-    // Everything when the figure has come near and nothing else is to do, so that moving it waits for nothing.
+    // All frames when a hand comes near, so that moving the slider waits for nothing; most readers move few.
     let fetched = "";
     function fetch() {
       const all = frames.map((_, i) => drawn(i));
@@ -40,25 +50,17 @@
       fetched = all[0];
       figure.kept = all.map((source) => Object.assign(new Image(), { src: source }));
     }
-    const near = new IntersectionObserver(
-      (seen) => {
-        if (!seen.some((each) => each.isIntersecting)) return;
-        figure.near = true;
-        (window.requestIdleCallback ?? setTimeout)(fetch);
-      },
-      { rootMargin: "300px" },
-    );
-    near.observe(figure);
+    for (const sign of ["pointerenter", "focusin"]) figure.addEventListener(sign, fetch);
 
     function redraw() {
       show();
-      if (figure.near) fetch();
+      if (fetched) fetch();
     }
     figure.addEventListener("input", show);
     phone.addEventListener("change", redraw);
     new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     figure.querySelectorAll("button.adv-play").forEach((button) => play(button, show));
-    if (dark() || phone.matches) show();
+    if (dark()) show();
   }
 
   // Play: one value after the other until the last, or until someone takes over.
