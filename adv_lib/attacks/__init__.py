@@ -22,5 +22,6 @@ from ._search import Iterate
 from .auto_pgd import apgd
 from .black_box import square
 from .gradient import bim, fgsm, pgd
+from .minimum_norm import cw, ddn, deepfool, fab
 
-__all__ = ["Iterate", "apgd", "bim", "fgsm", "pgd", "square"]
+__all__ = ["Iterate", "apgd", "bim", "cw", "ddn", "deepfool", "fab", "fgsm", "pgd", "square"]

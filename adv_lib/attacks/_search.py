@@ -90,14 +90,7 @@ class Search:
                 top = (z * losses.log_odds_slope(z.detach(), *self.labels)).sum()
             else:
                 top = self.value(z).sum()
-            if not top.requires_grad:
-                raise ValueError("the loss does not depend on x in a way that autograd can follow")
-            (gradient,) = torch.autograd.grad(top, leaf, allow_unused=True)
-        if gradient is None:
-            raise ValueError("the loss does not depend on x in a way that autograd can follow")
-        if not math.isfinite(gradient.sum()) and not gradient.isfinite().all():  # a sum can overflow
-            raise ValueError("the gradient of the loss became NaN or infinite")
-        return z.detach(), gradient.flatten(1)
+        return z.detach(), gradient(top, leaf)
 
     def value(self, z: Tensor) -> Tensor:
         """The loss (n,)."""
@@ -162,8 +155,13 @@ def search(
     targets: Tensor | None,
     keep: str = "best",
     callback: Callable[[Iterate], None] | None = None,
+    *,
+    endless: bool = False,
 ) -> Iterator[Search]:
-    """Check the arguments, and keep the model in eval mode while the attack runs."""
+    """Check the arguments, and keep the model in eval mode while the attack runs.
+
+    endless: as in `Ball.region`.
+    """
     check_tensors(x=x, y=y, **({} if targets is None else {"targets": targets}))
     check_ball(ball)
     labels = (y,) if targets is None else (y, targets)
@@ -177,7 +175,19 @@ def search(
     loss = loss or (losses.log_odds if targets is None else losses.targeted)
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
         x, *labels = (v.detach().clone() for v in (x, *labels))
-        yield Search(model, loss, x, tuple(labels), ball.region(x), keep, callback)
+        yield Search(model, loss, x, tuple(labels), ball.region(x, endless=endless), keep, callback)
+
+
+def gradient(top: Tensor, leaf: Tensor, *, again: bool = False) -> Tensor:
+    """The gradient of a sum in x + δ, as rows (n, d).  again: whether the graph is asked once more."""
+    if not top.requires_grad:
+        raise ValueError("the loss does not depend on x in a way that autograd can follow")
+    (slope,) = torch.autograd.grad(top, leaf, allow_unused=True, retain_graph=again)
+    if slope is None:
+        raise ValueError("the loss does not depend on x in a way that autograd can follow")
+    if not math.isfinite(slope.sum()) and not slope.isfinite().all():  # a sum can overflow
+        raise ValueError("the gradient of the loss became NaN or infinite")
+    return slope.flatten(1)
 
 
 def fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:
