@@ -139,10 +139,10 @@ class Search:
             labels = (label.repeat(len(deltas)) for label in self.labels)
             return self.loss(z, *labels).view(deltas.shape[:2])
 
-    def votes(self, delta: Tensor, rows: Tensor) -> Tensor:
-        """What the model says some of the samples are, as 1 at the class it prefers and 0 elsewhere.
+    def misled(self, delta: Tensor, rows: Tensor) -> Tensor:
+        """Whether some of the samples are broken at x + δ, as far as the class alone tells.
 
-        delta: (m, d).  rows: which samples these are about, their numbers (m,).  Returns (m, K).
+        delta: (m, d).  rows: which samples these are about, their numbers (m,).  Returns (m,) bool.
         """
         with torch.no_grad():
             z = self._of_some(self.x[rows] + delta.view(-1, *self.x.shape[1:]))
@@ -150,7 +150,9 @@ class Search:
             raise ValueError("the logits became NaN")
         self.counts.forward[rows] += 1
         self.counts.labels[rows] += 1
-        return torch.zeros_like(z).scatter_(1, z.argmax(1, keepdim=True), 1)
+        vote = torch.zeros_like(z).scatter_(1, z.argmax(1, keepdim=True), 1)
+        y, *targets = (label[rows] for label in self.labels)
+        return losses.correct(vote, *targets) if targets else ~losses.correct(vote, y)
 
     def climb(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (n, K) and the gradient of the loss (n, d) at x + δ."""

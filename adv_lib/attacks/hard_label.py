@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .. import losses
 from ..threat import Ball
 from ._search import Model, search
 
@@ -53,14 +52,8 @@ def rays(
         flat, unit = run.x.flatten(1), 1 if run.region.scale is None else run.region.scale
         low, high = (lo - flat).clamp(max=0), (hi - flat).clamp(min=0)
 
-        def ray(signs: Tensor, radius: Tensor) -> Tensor:
+        def end(signs: Tensor, radius: Tensor) -> Tensor:
             return (radius[:, None] * unit * signs).clamp(low, high)
-
-        def broken(signs: Tensor, radius: Tensor, rows: Tensor) -> Tensor:
-            """Which of these rows are so at the end of their ray."""
-            votes = run.votes(ray(signs, radius)[rows], rows)
-            y, *t = (label[rows] for label in run.labels)
-            return losses.correct(votes, *t) if t else ~losses.correct(votes, y)
 
         def left(radius: Tensor) -> Tensor:
             """Who has not arrived, and has queries left: their numbers."""
@@ -69,7 +62,7 @@ def rays(
 
         signs, radius = torch.ones_like(flat), torch.full_like(cap, math.inf)
         everyone = torch.arange(len(x), device=x.device)
-        radius[broken(signs, torch.zeros_like(cap), everyone)] = 0
+        radius[run.misled(run.nothing(), everyone)] = 0
         for block in _blocks(flat.shape[1]):
             rows = left(radius)
             if len(rows) == 0:
@@ -77,17 +70,17 @@ def rays(
             turned = signs.clone()
             turned[:, block] *= -1
             near, far = torch.zeros_like(cap), radius.minimum(reach)
-            rows = found = rows[broken(turned, far, rows)]
+            rows = found = rows[run.misled(end(turned, far)[rows], rows)]
             for _ in range(HALVINGS):
                 rows = rows[torch.isin(rows, left(far))]
                 if len(rows) == 0:
                     break
                 middle = (near + far) / 2
-                hit = broken(turned, middle, rows)
+                hit = run.misled(end(turned, middle)[rows], rows)
                 far[rows[hit]], near[rows[~hit]] = middle[rows[hit]], middle[rows[~hit]]
             found = found[far[found] < radius[found]]
             radius[found], signs[found] = far[found], turned[found]
-        return run.shaped(ray(signs, torch.where(radius <= reach.minimum(cap), radius, 0)))
+        return run.shaped(end(signs, torch.where(radius <= reach.minimum(cap), radius, 0)))
 
 
 def _blocks(d: int) -> Iterator[slice]:
