@@ -72,6 +72,8 @@ def count(
         delta = attack(model, x, y, ball)
     finally:
         _counted.reset(before)
+        if (outer := _counted.get()) is not None:
+            outer.extend(runs)
     if not runs or any(len(run.forward) != len(x) for run in runs):
         raise ValueError(f"expected an attack of this package, on all samples at once, got {attack}")
     return delta, Counts(*(torch.stack(what).sum(0) for what in zip(*runs, strict=True)))

@@ -71,8 +71,8 @@ def ilcm(
     """The iterative least-likely class method: BIM towards the class that the model rules out most.
 
     δ ← P(δ + v), where v maximises ⟨∇_x log p_t(x + δ), v⟩ over ‖v‖_p ≤ ε / steps, t = argmin_k p_k(x)
-    and p the softmax. Where t is the label, it is the second least likely class. The step has the
-    direction of that on −`losses.log_odds` (z, t), which is climbed because it cannot saturate.
+    and p the softmax. Where t is the label, it is the second least likely class. What is climbed is
+    minus `losses.log_odds` of z and t: the same direction, and it cannot saturate.
 
     targets: t (n,); None means the least likely classes.
     Returns δ like x.  Raises ValueError for steps < 1.
