@@ -156,7 +156,10 @@ def _towards(climb, rank, loss, model, x, y, ball) -> Tensor:
 
 
 def _fab_towards(rank, steps, model, x, y, ball) -> Tensor:
-    return attacks.fab(model, x, y, ball, steps=steps, targets=runner_up(model, x, y, rank))
+    """FAB between the label and one other class: a two-class model, so a single hyperplane a step."""
+    pair = torch.stack([y, runner_up(model, x, y, rank)], 1)
+    with evaluating(model):
+        return attacks.fab(lambda v: logits(model, v).gather(1, pair), x, 0 * y, ball, steps=steps)
 
 
 def doubts(model: Model, x: Tensor) -> tuple[str, ...]:

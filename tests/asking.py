@@ -65,10 +65,15 @@ def inner(make):
 ASKED = {  # what is about any model
     "attacks.fgsm": attacks.fgsm,
     "attacks.bim": partial(attacks.bim, steps=2),
+    "attacks.ilcm": partial(attacks.ilcm, steps=2),
+    "attacks.jsma": attacks.jsma,
     "attacks.pgd": partial(attacks.pgd, steps=3, restarts=2),
     "attacks.pgd first": partial(attacks.pgd, steps=3, keep="first"),
     "attacks.apgd": partial(attacks.apgd, steps=5),
     "attacks.square": partial(attacks.square, queries=5),
+    "attacks.spsa": partial(attacks.spsa, steps=2, samples=3),
+    "attacks.rays": partial(attacks.rays, queries=20),
+    "attacks.count": partial(attacks.count, few),
     "evaluation.survivors": partial(evaluation.survivors, attacks=[few]),
     "evaluation.robust_accuracy": partial(evaluation.robust_accuracy, attacks=[few]),
     "evaluation.robust_accuracy_curve": partial(

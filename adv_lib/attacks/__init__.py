@@ -18,10 +18,29 @@ return probabilities, on which every loss here is wrong.
 What they share, what is climbed and which iterate is kept, is in `_search`.
 """
 
-from ._search import Iterate
+from ._search import Counts, Iterate, count
 from .auto_pgd import apgd
-from .black_box import square
-from .gradient import bim, fgsm, pgd
+from .black_box import spsa, square
+from .gradient import bim, fgsm, ilcm, pgd
+from .hard_label import rays
 from .minimum_norm import cw, ddn, deepfool, fab
+from .saliency import jsma
 
-__all__ = ["Iterate", "apgd", "bim", "cw", "ddn", "deepfool", "fab", "fgsm", "pgd", "square"]
+__all__ = [
+    "Counts",
+    "Iterate",
+    "apgd",
+    "bim",
+    "count",
+    "cw",
+    "ddn",
+    "deepfool",
+    "fab",
+    "fgsm",
+    "ilcm",
+    "jsma",
+    "pgd",
+    "rays",
+    "spsa",
+    "square",
+]

@@ -22,7 +22,7 @@ from torch import Tensor
 from .._given import check_ball
 from ..projections import norm, onto_hyperplane, to_length
 from ..threat import Ball
-from ._search import Loss, Model, Search, fresh, gradient, search
+from ._search import Loss, Model, Search, fresh, search
 
 QUERIES = 3  # at the end
 OVERSHOOT = 0.02  # of DeepFool
@@ -323,7 +323,7 @@ def _nearest_hyperplane(run: Search, delta: Tensor, ball: Ball) -> tuple[Tensor,
         nearest, w = torch.full_like(delta[:, :1], math.inf), torch.zeros_like(delta)
         f = torch.zeros_like(nearest)
         for i, lead in enumerate(leads.split(1, 1), 1):
-            slope = gradient(-lead.sum(), leaf, again=i < leads.shape[1])
+            slope = run.gradient(-lead.sum(), leaf, again=i < leads.shape[1])
             lead, long = lead.detach().to(delta), norm(slope, ball.dual_order)
             far = torch.where(long > 0, lead.abs() / long, math.inf)
             nearer = far < nearest

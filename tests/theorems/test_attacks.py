@@ -24,15 +24,21 @@ DUAL = {1: math.inf, 2: 2, math.inf: 1}
 ATTACKS = {
     "fgsm": attacks.fgsm,
     "bim": partial(attacks.bim, steps=8),
+    "ilcm": partial(attacks.ilcm, steps=8),
+    "jsma": partial(attacks.jsma, share=1),
     "pgd": partial(attacks.pgd, steps=8, restarts=2),
     "pgd first": partial(attacks.pgd, steps=8, keep="first"),
     "apgd": partial(attacks.apgd, steps=8),
+    "spsa": partial(attacks.spsa, steps=4, samples=4),
 }
-WITHOUT_GRADIENTS = {"square": partial(attacks.square, queries=20)}
+OF_ORDERS = {  # those that do not take every p
+    partial(attacks.square, queries=20): (2, math.inf),
+    partial(attacks.rays, queries=50): (math.inf,),
+}
 
 
 def usable(p):
-    return [*ATTACKS.values(), *(WITHOUT_GRADIENTS.values() if p == math.inf else ())]
+    return [*ATTACKS.values(), *(attack for attack, those in OF_ORDERS.items() if p in those)]
 
 
 def ends(d, p, eps):
