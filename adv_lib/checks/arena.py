@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
@@ -160,21 +161,21 @@ def score(attack: Attack) -> dict[str, float]:
     x, y = judged()
     found = {}
     for name, defense in sealed().items():
-        _seed(defense, 1)
+        seed(defense, 1)
         delta = attack(defense, x.clone(), y.clone(), BALL)
         check_allowed(f"the attack on {name}", delta, x, BALL)
-        found[name] = _right(defense, x + delta.detach(), y)
+        found[name] = right(defense, x + delta.detach(), y)
     return found
 
 
-def _seed(defense: Defense, seed: int) -> None:
+def seed(defense: Defense, seed: int) -> None:
     if hasattr(defense, "generator"):
         defense.generator.manual_seed(seed)
 
 
-def _right(defense: Defense, x: Tensor, y: Tensor) -> float:
+def right(defense: Defense, x: Tensor, y: Tensor) -> float:
     """In percent, over draws that no attack has seen."""
-    _seed(defense, 2)
+    seed(defense, 2)
     with evaluating(defense), torch.no_grad():
         answers = torch.stack([losses.correct(defense(x), y) for _ in range(DRAWS)])
     return 100 * answers.double().mean().item()
@@ -218,26 +219,40 @@ BASELINES = {"no attack": nothing, "PGD": attacks.pgd, "best known": best_known}
 
 
 @cache
-def _baselines() -> dict[str, dict[str, float]]:
+def baselines() -> dict[str, dict[str, float]]:
     return {name: score(attack) for name, attack in BASELINES.items()}
 
 
-def ranking(attacks_by_name: Mapping[str, Callable]) -> Table:
+@dataclass(frozen=True)
+class Ranking:
+    """Who took how much, the best first.
+
+    scores: attack → defense → percent still right.  failed: attack → why it has no score.
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+    failed: Mapping[str, str]
+
+    def _repr_markdown_(self) -> str:
+        mean = {name: sum(each.values()) / len(each) for name, each in self.scores.items()}
+        rows = [
+            (name, *(f"{self.scores[name][defense]:.0f}" for defense in KINDS), f"{mean[name]:.1f}")
+            for name in sorted(mean, key=mean.get)
+        ]
+        table = Table(["still right, %", *KINDS, "mean"], rows)._repr_markdown_()
+        return "\n".join([table, *(f"\n{name}: {why}" for name, why in self.failed.items())])
+
+
+def ranking(entries: Mapping[str, Callable]) -> Ranking:
     """The table of a competition: attacks in rows, the best first, the six defenses in columns.
 
-    attacks_by_name: who handed it in → (defense, x, y, ball) → δ. One that raises or leaves Δ(x) is last,
-    and the table says why.
+    entries: who handed it in → (defense, x, y, ball) → δ. One that raises or leaves Δ(x) has no line, and
+    the table says why.
     """
-    scores, failed = dict(_baselines()), {}
-    for name, attack in attacks_by_name.items():
+    scores, failed = dict(baselines()), {}
+    for name, attack in entries.items():
         try:
             scores[name] = score(attack)
         except Exception as error:  # somebody else's code may raise anything
             failed[name] = f"{type(error).__name__}: {error}"
-    mean = {name: sum(each.values()) / len(each) for name, each in scores.items()}
-    rows = [
-        (name, *(f"{scores[name][defense]:.0f}" for defense in KINDS), f"{mean[name]:.1f}")
-        for name in sorted(scores, key=lambda name: mean[name])
-    ]
-    rows += [(name, why, *[""] * len(KINDS)) for name, why in failed.items()]
-    return Table(["still right, %", *KINDS, "mean"], rows)
+    return Ranking(scores, failed)
