@@ -1083,7 +1083,7 @@ def test_the_squares_of_square_shrink():
     assert early > 30 * late > 0
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[1:])  # the hill of a single entry can cancel what is there
 def test_for_p_2_square_tries_perturbations_of_full_length_and_moves_length_within_each_channel(shape):
     tried, leads, delta, _ = asked_by_square(shape, p=2, queries=60)
     torch.testing.assert_close(norms(tried.flatten(0, 1), 2), torch.full((240,), 0.3).double())
@@ -1339,8 +1339,8 @@ def endless(box=BOX):
 
 def test_with_no_radius_at_all_rays_comes_as_near_as_its_queries_take_it():
     """On a linear model of two classes the nearest point of the other is |margin| / ‖w‖₁ away."""
-    W, b, model, x, _, _ = linear_problem(3, math.inf, 1.0, BOX, 2, n=40, d=8)
-    x = 0.5 + 0.2 * (x - 0.5)
+    W, _, _, x, _, _ = linear_problem(3, math.inf, 1.0, BOX, 2, n=40, d=8)
+    model, x = lambda x: (x - 0.5) @ W.T, 0.5 + 0.2 * (x - 0.5)
     y = model(x).argmax(1)
     exact = losses.margin(model(x), y) / (W[1] - W[0]).abs().sum()
     near = exact < 0.3  # no box in the way
