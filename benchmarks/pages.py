@@ -14,6 +14,7 @@ PARTS = {
     "bench": (
         "speed",
         "l1",
+        "black_box",
         "scale",
         "defects",
         "situations",

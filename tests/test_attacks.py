@@ -1083,7 +1083,7 @@ def test_the_squares_of_square_shrink():
     assert early > 30 * late > 0
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[1:])  # the hill of a single entry can cancel what is there
 def test_for_p_2_square_tries_perturbations_of_full_length_and_moves_length_within_each_channel(shape):
     tried, leads, delta, _ = asked_by_square(shape, p=2, queries=60)
     torch.testing.assert_close(norms(tried.flatten(0, 1), 2), torch.full((240,), 0.3).double())
@@ -1124,12 +1124,12 @@ def test_the_hills_of_square_are_those_of_its_authors(side):
 
 @pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.1), (2, 0.6)])
 def test_square_breaks_nearly_as_many_digits_as_pgd_and_with_pixels_in_rows_too(p, eps, digits):
-    model, x, y = trained_on_digits(), digits.x_test[:100], digits.y_test[:100]
+    model, x, y = trained_on_digits(), digits.x_test[:60], digits.y_test[:60]
     ball = Ball(p, eps, BOX)
     pgd = robust_accuracy(model, x, y, ball, [attacks.pgd]).value
     clean = robust_accuracy(model, x, y, ball).value
     for images in (x, x.flatten(1)):
-        got = robust_accuracy(model, images, y, ball, [partial(attacks.square, queries=500)]).value
+        got = robust_accuracy(model, images, y, ball, [partial(attacks.square, queries=300)]).value
         assert got <= pgd + 0.4 * (clean - pgd)
 
 
@@ -1216,12 +1216,12 @@ def test_spsa_asks_in_the_box_without_gradients_and_2m_plus_1_times_a_step(keep,
     assert not any(gradient for _, _, gradient in witness.asked)
     assert sum(len(x) for x, _, _ in witness.asked) == 6 * (3 * (2 * 4 + 1) + 1)
     if box:
-        assert all((0 <= x).all() and (x <= 1).all() for x, _, _ in witness.asked)
+        assert all((x >= 0).all() and (x <= 1).all() for x, _, _ in witness.asked)
 
 
 @pytest.mark.parametrize("p", ORDERS)
 def test_on_a_linear_model_the_slope_of_spsa_is_the_gradient_on_average(p):
-    W, b, model, x, y, ball = linear_problem(0, p, 0.3, None, 2, n=20)
+    W, _, model, x, y, ball = linear_problem(0, p, 0.3, None, 2, n=20)
     one = attacks.spsa(model, x, y, ball, steps=1, samples=4000, step_size=0.2, keep="best")
     v = attacks.pgd(model, x, y, ball, steps=1, step_size=0.2, keep="best")
     g = (1 - 2 * y[:, None]) * (W[1] - W[0])  # uphill for every sample
@@ -1295,7 +1295,7 @@ def by_rays(wrong, x, eps, queries, lo, hi, halvings=10):
 @pytest.mark.parametrize("shape", [(1,), (8,), (3, 5)])
 def test_rays_is_the_published_search_sample_by_sample(shape, queries):
     inputs = problem(shape=shape, n=20, eps=0.1)
-    model, x, y, ball = inputs
+    model, x, y, _ = inputs
     delta, counts = attacks.count(partial(attacks.rays, queries=queries), *inputs)
     found = 0
     for i in range(20):
@@ -1339,14 +1339,14 @@ def endless(box=BOX):
 
 def test_with_no_radius_at_all_rays_comes_as_near_as_its_queries_take_it():
     """On a linear model of two classes the nearest point of the other is |margin| / ‖w‖₁ away."""
-    W, b, model, x, _, _ = linear_problem(3, math.inf, 1.0, BOX, 2, n=40, d=8)
-    x = 0.5 + 0.2 * (x - 0.5)
+    W, _, _, x, _, _ = linear_problem(3, math.inf, 1.0, BOX, 2, n=40, d=8)
+    model, x = lambda x: (x - 0.5) @ W.T, 0.5 + 0.2 * (x - 0.5)
     y = model(x).argmax(1)
     exact = losses.margin(model(x), y) / (W[1] - W[0]).abs().sum()
     near = exact < 0.3  # no box in the way
     delta = attacks.rays(model, x, y, endless())
     assert (model(x + delta).argmax(1) != y)[near].all()
-    assert 5 < near.sum()
+    assert near.sum() > 5
     assert (norms(delta, math.inf) <= 1.01 * exact)[near].all()
     with pytest.raises(ValueError, match="a box where eps is infinite"):
         attacks.rays(model, x, y, endless(None))
@@ -1382,7 +1382,8 @@ def test_counts_of_attacks_within_attacks_add_up_and_nobody_counts_afterwards():
     _, counts = attacks.count(both, *inputs)
     assert (counts.forward == 11).all()
     assert (counts.backward == 11).all()
-    _, counts = attacks.count(lambda *given: attacks.count(attacks.fgsm, *given)[0] + both(*given), *inputs)
+    nested = lambda *given: attacks.count(attacks.fgsm, *given)[0] + both(*given)  # noqa: E731
+    _, counts = attacks.count(nested, *inputs)
     assert (counts.forward == 12).all()
 
     def fails(*given):

@@ -15,6 +15,9 @@ ValueError for x outside the box or not finite, for a model that returns no logi
 not fit them and for a loss that does not give one number a sample, and warn of a model that seems to
 return probabilities, on which every loss here is wrong.
 
+`count` says how often an attack asked the model about each sample. `square` and `spsa` ask for logits
+only, `rays` for nothing but the class.
+
 What they share, what is climbed and which iterate is kept, is in `_search`.
 """
 

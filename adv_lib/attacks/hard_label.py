@@ -26,13 +26,13 @@ def rays(
 ) -> Tensor:
     """RayS: the shortest way to another class along rays x + r s, s ∈ {−1, 1}^d; for p = ∞.
 
-    Of the model's answers it uses the class only. From s = (1, …, 1) on it turns the signs of a block of
-    entries at a time: first of all of them, then of each half, each quarter, and so on. If x + r s, at
-    the shortest r so far, is then misclassified too, it keeps that s, and halves its way along the ray to
-    a shorter r. In a box the ray goes on along the edge that it meets.
+    Of the model's answers it uses the class only. From s = (1, …, 1) on it turns the signs of a block
+    of entries at a time: first of all of them, then of each half, each quarter, and so on. If x + r s is
+    then misclassified at the shortest r so far, it keeps that s, and halves its way along the ray to a
+    shorter r. In a box the ray goes on along the edge that it meets.
 
-    queries: how often each sample may be asked about, at least 1. A sample that is misclassified, or with
-             a finite ε one that is so within it, is asked about no more; with ε = ∞, in a box, all
+    queries: how often each sample may be asked about, at least 1. Who is misclassified at x, or for a
+             finite ε anywhere within it, is asked about no more; for ε = ∞, which needs a box, all
              queries go into a shorter r.
     Returns δ like x: where the shortest ray ends if that is in Δ(x), and 0 elsewhere.
     Raises ValueError for p other than ∞, and for ε = ∞ without a box.

@@ -27,9 +27,9 @@ def jsma(
     With α = ∇_x z_t and β = ∇_x Σ_{j≠t} z_j at x + δ, a pair of entries speaks for class t as much as
     S = −(α_i + α_k)(β_i + β_k), if both factors say so. The pair with the largest S moves by θ, in the
     direction that raises z_t, and then δ ← P(δ), the nearest point of Δ(x): for p = ∞ no entry changes
-    by more than ε, for p = 1 and 2 that is the budget of all. Entries at the edge of their range in that
-    direction are no longer asked about. The search ends after share · d / 2 pairs, at least one, where no pair speaks
-    for t, and where a sample is broken.
+    by more than ε, for p = 1 and 2 that is the budget of all. An entry that is as far as Δ(x) lets it go
+    in a direction is in no pair of that direction. A sample is done when it is broken, when no pair
+    speaks for t, and after share · d / 2 pairs, at least one.
 
     theta:   θ > 0, in the units of x.
     share:   which part of the d entries may change, above 0 and at most 1.
