@@ -206,8 +206,8 @@ def cw(
 
     x + δ is the middle of the box plus half its width times tanh(w), so that no w leaves it. The lead is
     that of the label over all other classes, or with targets that of the others over the target. Each
-    sample searches for its c between the last with success and the last without, or tries 10 c; the first
-    is the one that would be right if the lead were linear, 2 lead / ‖∇ lead‖₂².
+    sample searches for its c between the last with success and the last without, or tries 10 c; the
+    first is the one that would be right if the lead were linear, 2 lead / ‖∇ lead‖₂².
 
     confidence: κ ≥ 0, in the units of the logits: by how much the wrong class must lead.
     steps, searches: of Adam for each c, and how many c; one more pass is the first.
@@ -302,7 +302,7 @@ def fab(
 
 
 def _nearest_hyperplane(run: Search, delta: Tensor, ball: Ball) -> tuple[Tensor, Tensor, Tensor]:
-    """z at x + δ; and, of the hyperplanes where by z's tangents there another class is level, the nearest.
+    """z at x + δ, and of the hyperplanes where by its tangents there another class is level the nearest.
 
     It has all δ' with ⟨w, δ'⟩ = b; distances from δ are in ‖·‖_p, without the box. A class whose lead
     does not move is nowhere near; if all are such, w is 0.
