@@ -5,6 +5,7 @@ Each module is one idea of the book. Import what you need: ``from adv_lib.threat
 I want …, so I call …:
 
     a perturbation that breaks this image                 attacks.pgd
+    the shortest perturbation that breaks this image      attacks.fab
     the accuracy under several attacks, and its interval  evaluation.robust_accuracy
     a table of networks, attacks and proofs               evaluation.table
     to know whether an attack is blind                    diagnostics.masking

@@ -110,6 +110,8 @@ CALLS = {
     "square images": lambda: attacks.square(
         models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
     ),
+    "ddn": lambda: attacks.ddn(net, x, labels, Ball(2, eps), steps=5),
+    "cw": lambda: attacks.cw(net, x, labels, Ball(2, eps, BOX), steps=5, searches=2),
     "mlp with norms": lambda: models.mlp([4, 3, 2], norm=True).state_dict(),
     "entropy": lambda: losses.entropy(x[:, :3]),
     "information": lambda: losses.information(x[:, :3]),
@@ -149,6 +151,8 @@ ATTACKS = {
         for keep in ("best", "first", "last")
     },
     "apgd": partial(attacks.apgd, steps=4, restarts=2),
+    "deepfool": partial(attacks.deepfool, steps=4),
+    "fab": partial(attacks.fab, steps=3, restarts=2),
 }
 for scope in ("batch", "sample"):
     for adapt in ("model", "input", "both"):

@@ -28,11 +28,12 @@ ATTACKS = {
     "pgd first": partial(attacks.pgd, steps=8, keep="first"),
     "apgd": partial(attacks.apgd, steps=8),
 }
-WITHOUT_GRADIENTS = {"square": partial(attacks.square, queries=20)}
+SHORTEST = {"deepfool": partial(attacks.deepfool, steps=5), "fab": partial(attacks.fab, steps=5)}
+ONLY = {2: [partial(attacks.ddn, steps=10)], math.inf: [partial(attacks.square, queries=20)]}
 
 
 def usable(p):
-    return [*ATTACKS.values(), *(WITHOUT_GRADIENTS.values() if p == math.inf else ())]
+    return [*ATTACKS.values(), *SHORTEST.values(), *ONLY.get(p, [])]
 
 
 def ends(d, p, eps):
