@@ -5,6 +5,7 @@ Each module is one idea of the book. Import what you need: ``from adv_lib.threat
 I want …, so I call …:
 
     a perturbation that breaks this image                 attacks.pgd
+    the shortest perturbation that breaks this image      attacks.fab
     one from a model that says nothing but the class      attacks.rays
     how often an attack asks the model                    attacks.count
     the accuracy under several attacks, and its interval  evaluation.robust_accuracy

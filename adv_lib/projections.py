@@ -97,10 +97,10 @@ def onto_hyperplane(x: Tensor, w: Tensor, b: Tensor, low: Tensor, high: Tensor, 
 def shortest(a: Tensor, room: Tensor, b: Tensor, p: float) -> Tensor:
     """The sizes with the smallest ‖s‖_p among s ≤ room with ⟨a, s⟩ = b ≥ 0; all at room if none will do.
 
-    p = 1 uses the largest a_i first (a fractional knapsack). Else s = min(λ u, room), u = a for p = 2 and
-    u = 1 for p = ∞, and ⟨a, s⟩ is concave and piecewise linear in λ: Newton's method from the left stops
-    what sticks out at its room and goes on with the rest. Each round stops a coordinate or ends. What
-    has a_i = 0 stays 0.
+    p = 1 uses the largest a_i first (a fractional knapsack). Else s = min(λ u, room), u = a for p = 2, 1
+    for p = ∞, and ⟨a, s⟩ is concave and piecewise linear in λ: Newton's method from the left stops what
+    sticks out at its room and goes on with the rest. Each round stops a coordinate or ends. Where a is
+    0 so is s.
     """
     tiny = torch.finfo(a.dtype).tiny
     unit = a.amax(1, keepdim=True).clamp(min=tiny)  # so that no square underflows

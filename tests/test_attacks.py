@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -47,9 +48,28 @@ RUNS = {
 }
 OF_ORDERS = {"square": (2, math.inf), "rays": (math.inf,)}  # all others take any p
 WITH_A_LOSS = ("fgsm", "bim", "pgd best", "pgd first", "pgd last", "apgd")
+
+
+def for_p_2(attack):
+    """The attack with the ball's p set to 2, the only one that it takes."""
+
+    def run(model, x, y, ball, **options):
+        return attack(model, x, y, replace(ball, p=2), **options)
+
+    run.func = attack.func
+    return run
+
+
+SHORTEST = {  # of minimum norm; what they find is looked at in test_minimum_norm.py
+    "deepfool": partial(attacks.deepfool, steps=4),
+    "ddn": for_p_2(partial(attacks.ddn, steps=6)),
+    "cw": for_p_2(partial(attacks.cw, steps=4, searches=2)),
+    "fab": partial(attacks.fab, steps=4, restarts=2),
+}
 CLIMBS = {"pgd": partial(attacks.pgd, steps=10), "apgd": partial(attacks.apgd, steps=10)}
 FROM_ZERO = {"fgsm": attacks.fgsm, "bim": attacks.bim, **CLIMBS}
 each_run = pytest.mark.parametrize("attack", RUNS.values(), ids=RUNS)
+each_attack = pytest.mark.parametrize("attack", (RUNS | SHORTEST).values(), ids=RUNS | SHORTEST)
 each_climb = pytest.mark.parametrize("attack", CLIMBS.values(), ids=CLIMBS)
 each_run_and_p = pytest.mark.parametrize(
     ("attack", "p"),
@@ -147,7 +167,7 @@ def test_gradients_of_any_size_are_followed(attack, p):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-@each_run
+@each_attack
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_empty_batch_gives_an_empty_answer(attack, shape):
     model, x, y, ball = problem(shape=shape)
@@ -187,7 +207,7 @@ each_mode = pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
 
 
 @each_mode
-@each_run
+@each_attack
 def test_statistics_modes_gradients_flags_and_global_generators_stay_as_they_are(attack, mode):
     model = messy(mode)
     before = state(model)
@@ -197,7 +217,7 @@ def test_statistics_modes_gradients_flags_and_global_generators_stay_as_they_are
 
 
 @each_mode
-@each_run
+@each_attack
 def test_so_they_do_when_the_model_fails_on_the_way(attack, mode):
     model = messy(mode)
     before, calls = state(model), itertools.count(1)
@@ -226,7 +246,7 @@ def test_so_they_do_when_the_callback_fails(attack, mode):
     assert same(state(model), before)
 
 
-@each_run
+@each_attack
 def test_so_they_do_when_an_argument_is_refused(attack):
     model, (x, y, ball) = messy("mixed"), arguments()
     before = state(model)
@@ -236,14 +256,14 @@ def test_so_they_do_when_an_argument_is_refused(attack):
     assert same(state(model), before)
 
 
-@each_run
+@each_attack
 def test_the_model_is_asked_in_eval_mode(attack):
     model, (x, y, ball) = messy("train"), arguments()
     expected = attack(messy("eval"), x, y, ball)
     assert torch.equal(attack(model, x, y, ball), expected)
 
 
-@each_run
+@each_attack
 def test_inputs_labels_and_targets_stay_as_they_are_and_get_no_gradient(attack):
     model, (x, y, ball) = messy("train"), arguments()
     targets = (y + 1) % 3
@@ -257,7 +277,7 @@ def test_inputs_labels_and_targets_stay_as_they_are_and_get_no_gradient(attack):
     assert torch.equal(delta, attack(model, x, y, ball, targets=targets))
 
 
-@each_run
+@each_attack
 def test_the_result_carries_no_gradient_and_shares_no_memory(attack):
     model, (x, y, ball) = messy("train"), arguments()
     delta = attack(model, x.clone().requires_grad_(), y, ball)
@@ -268,7 +288,7 @@ def test_the_result_carries_no_gradient_and_shares_no_memory(attack):
     assert torch.equal(x, copy)
 
 
-@each_run
+@each_attack
 def test_a_radius_that_carries_gradients_passes_none_on(attack):
     x, y, _ = arguments()
     eps = torch.full((len(x),), 0.1, requires_grad=True)
@@ -276,7 +296,7 @@ def test_a_radius_that_carries_gradients_passes_none_on(attack):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-@each_run
+@each_attack
 def test_the_answer_is_the_same_with_gradients_switched_off_and_the_switch_stays(attack, enabled):
     model = messy("train")
     expected = attack(model, *arguments())
@@ -315,7 +335,7 @@ def test_the_generator_decides_the_result_and_moves_on(attack):
     assert torch.equal(without, attack(*inputs, generator=seeded(0)))
 
 
-@each_run
+@each_attack
 def test_a_plain_function_and_a_module_are_attacked_alike(attack):
     model, x, y, ball = problem()
     assert torch.equal(attack(lambda x: model(x), x, y, ball), attack(model, x, y, ball))
@@ -761,7 +781,7 @@ def inputs_like(n, d, seed, box):
 
 
 def test_every_attack_of_the_package_is_run_here():
-    named = {getattr(run, "func", run) for run in RUNS.values()}
+    named = {getattr(run, "func", run) for run in (RUNS | SHORTEST).values()}
     every = {getattr(attacks, name) for name in attacks.__all__ if name.islower()}
     assert named == every - {attacks.count}
 
@@ -1432,7 +1452,7 @@ def test_multiplying_the_logits_by_64_hides_the_broken_samples_from_cross_entrop
 # ---- probabilities ----
 
 
-@each_run
+@each_attack
 def test_a_model_that_returns_probabilities_is_warned_of_where_the_attack_is_called(attack):
     model, x, y, ball = problem()
     with pytest.warns(UserWarning, match="probabilities, not logits") as caught:
@@ -1478,7 +1498,7 @@ def test_a_network_with_logits_that_happen_to_sum_to_1_on_one_sample_is_not_warn
         )
 
 
-@each_run
+@each_attack
 def test_logits_are_not_warned_of(attack):
     model, x, y, ball = problem()
     with warnings.catch_warnings():

@@ -175,7 +175,9 @@ def logits_and_labels(function):
 
 def attacked(name, attack, climbs=True, loss=True):
     """What every attack refuses; loss: whether it takes one."""
-    image, right = x, 2 * torch.eye(3)[labels]  # the answers to which let no sample go
+    image, right = torch.rand(4, 2), 2 * torch.eye(3)[labels]  # the answers to which let no sample go
+    shortest = name in ("attacks.deepfool", "attacks.ddn", "attacks.cw", "attacks.fab")
+    cube = Ball(2 if name in ("attacks.ddn", "attacks.cw") else INF, 0.1, (0, 1))
 
     def call(model=net, x=x, y=labels, ball=cube, **options):
         attack(model, x, y, ball, **options)
@@ -183,12 +185,14 @@ def attacked(name, attack, climbs=True, loss=True):
     yield name, lambda: call(x=x + 1), "x must lie in the box [0, 1] from"
     yield name, lambda: call(x=with_entry(x, -0.01)), "x must lie in the box -0.01"
     yield name, lambda: call(x=with_entry(x, NAN)), "finite NaN"
-    yield name, lambda: call(x=with_entry(x, NAN), ball=Ball(INF, 0.1)), "finite NaN"
-    yield name, lambda: call(x=with_entry(x, INF), ball=Ball(INF, 0.1)), "finite infinity"
+    if name != "attacks.cw":  # which needs a box
+        free = Ball(cube.p, 0.1)
+        yield name, lambda: call(x=with_entry(x, NAN), ball=free), "finite NaN"
+        yield name, lambda: call(x=with_entry(x, INF), ball=free), "finite infinity"
     yield name, lambda: call(x=(9 * x).long()), "floating-point int64"
     yield name, lambda: call(x=x[0], y=labels[:2]), "batch (n, *shape) (2,)"
-    yield name, lambda: call(ball=Ball(INF, torch.ones(3))), "eps 3 entries 4 samples"
-    yield name, lambda: call(ball=Ball(INF, -0.1)), "eps ≥ 0 -0.1"
+    yield name, lambda: call(ball=Ball(cube.p, torch.ones(3), (0, 1))), "eps 3 entries 4 samples"
+    yield name, lambda: call(ball=Ball(cube.p, -0.1)), "eps ≥ 0 -0.1"
     for options, at in (({}, "y"), ({"y": labels}, "targets")):
         which = partial(call, **options)
         yield name, lambda f=which, at=at: f(**{at: labels + 1}), "labels from 0 to 2"
@@ -207,6 +211,11 @@ def attacked(name, attack, climbs=True, loss=True):
     if not climbs:
         return
     margin, no_slope = losses.margin_loss, "does not depend on x autograd"
+    if shortest:
+        yield name, lambda: call(ball=Ball(cube.p, torch.full((4, 2), 0.1), (0, 1))), "one eps a sample"
+        yield name, lambda: call(ball=Ball(cube.p, NAN)), "eps nan"
+    else:
+        yield name, lambda: call(ball=Ball(INF, INF)), "finite eps a box no end"
     if loss:
         yield name, lambda: call(loss=lambda z, y: margin(z, y).mean()), "loss (4,) one a sample ()"
         yield name, lambda: call(loss=lambda z, y: margin(z, y)[:, None]), "loss (4,) (4, 1)"
@@ -931,7 +940,8 @@ def table():
     yield "threat.Ball", lambda: Ball("inf", 0.1), "p must be 'inf'"
     yield "threat.Ball", lambda: Ball(2, -0.1), "eps ≥ 0 -0.1"
     yield "threat.Ball", lambda: Ball(2, NAN), "eps finite nan"
-    yield "threat.Ball", lambda: Ball(2, INF), "eps finite inf"
+    yield "threat.Ball", lambda: Ball(2, -INF), "eps finite -inf"
+    yield "threat.Ball", lambda: Ball(2, torch.tensor([[0.1, INF]])), "eps finite one per entry inf"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([0.1, -0.1])), "eps ≥ 0"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([0.1, NAN])), "eps finite"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([[0.1, NAN]])), "eps one per entry nan"
@@ -939,6 +949,14 @@ def table():
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, 0)), "box lo < hi"
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, NAN)), "box lo < hi nan"
     yield "threat.Ball", lambda: Ball(2, 0.1, (-INF, 1)), "box lo < hi inf"
+    endless = Ball(2, INF), Ball(2, torch.tensor([0.1, INF, 0.1, 0.1]))
+    for method in ("support", "argmax", "sample", "region"):
+        for ball_bad in endless:
+            call = lambda m=method, at=ball_bad: getattr(at, m)(x)  # noqa: E731
+            yield f"threat.Ball.{method}", call, "finite eps a box no end"
+    for method in ("support", "argmax"):
+        call = lambda m=method: getattr(Ball(2, INF, (0, 1)), m)(x)  # noqa: E731
+        yield f"threat.Ball.{method}", call, "finite eps x, for the box"
     for method in ("support", "argmax", "project", "contains", "sample", "region"):
         yield from batches(method)
         yield from inputs_in_the_box(method)
@@ -986,6 +1004,19 @@ def table():
     yield from attacked("attacks.rays", partial(attacks.rays, queries=5), climbs=False)
     yield from attacked("attacks.ilcm", partial(attacks.ilcm, steps=3), loss=False)
     yield from attacked("attacks.jsma", attacks.jsma, loss=False)
+    for name, options in (("deepfool", {}), ("ddn", {}), ("cw", {"searches": 1}), ("fab", {})):
+        attack = partial(getattr(attacks, name), **options)
+        yield from attacked(f"attacks.{name}", partial(attack, steps=3), loss=False)
+        on = Ball(2, 0.1, (0, 1))
+        yield f"attacks.{name}", lambda f=attack, b=on: f(net, x, labels, b, steps=0), "steps ≥ 1 0"
+        if name in ("ddn", "cw"):
+            yield f"attacks.{name}", lambda f=attack: f(net, x, labels, cube), "p = 2 p = inf"
+    name, cw = "attacks.cw", partial(attacks.cw, net, x, labels)
+    yield name, lambda: cw(ball), "a box Ball"
+    yield name, lambda: cw(boxed, searches=0), "searches ≥ 1 0"
+    for confidence in (-0.1, NAN, INF):
+        yield name, lambda k=confidence: cw(boxed, confidence=k), f"confidence ≥ 0 {confidence}"
+    yield "attacks.fab", lambda: attacks.fab(net, x, labels, cube, restarts=0), "restarts ≥ 1 0"
     name, pgd = "attacks.pgd", partial(attacks.pgd, net, x, labels, cube)
     yield name, lambda: pgd(steps=-1), "steps ≥ 0 -1"
     yield name, lambda: pgd(restarts=0), "restarts ≥ 1 0"
@@ -1306,6 +1337,8 @@ HARMLESS = {
     "projections.furthest",
     "projections.nearest",
     "projections.norm",
+    "projections.onto_hyperplane",
+    "projections.shortest",
     "projections.soft_threshold",
     "projections.soften",
     "projections.to_length",

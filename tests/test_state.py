@@ -115,6 +115,8 @@ CALLS = {
     },
     "rays": lambda: attacks.rays(net, x, labels, Ball(math.inf, eps, BOX), queries=30),
     "count": lambda: attacks.count(attacks.fgsm, net, x, labels, Ball(math.inf, eps, BOX)),
+    "ddn": lambda: attacks.ddn(net, x, labels, Ball(2, eps), steps=5),
+    "cw": lambda: attacks.cw(net, x, labels, Ball(2, eps, BOX), steps=5, searches=2),
     "mlp with norms": lambda: models.mlp([4, 3, 2], norm=True).state_dict(),
     "entropy": lambda: losses.entropy(x[:, :3]),
     "information": lambda: losses.information(x[:, :3]),
@@ -157,6 +159,8 @@ ATTACKS = {
         for keep in ("best", "first", "last")
     },
     "apgd": partial(attacks.apgd, steps=4, restarts=2),
+    "deepfool": partial(attacks.deepfool, steps=4),
+    "fab": partial(attacks.fab, steps=3, restarts=2),
 }
 for scope in ("batch", "sample"):
     for adapt in ("model", "input", "both"):

@@ -6,7 +6,7 @@ The ball is a cap, and moves no iterate: whatever ε, the same δ is found. It i
 where it is longer, or none was found, δ = 0. So with ε = ∞ one run has the whole curve: a sample that is
 right at x + δ withstands the attack at every radius, any other at all those below ‖δ‖_p.
 
-Every attack ends with a few queries, without a gradient, on the way from x to what it found.
+Every attack ends with three queries, without a gradient, on the way from what it found towards x.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from .._given import check_ball
-from ..projections import norm, onto_hyperplane, to_length
+from ..projections import nearest, norm, onto_hyperplane, to_length
 from ..threat import Ball
 from ._search import Loss, Model, Search, fresh, search
 
 QUERIES = 3  # at the end
 OVERSHOOT = 0.02  # of DeepFool
 GAMMA = 0.05  # by which part DDN makes its sphere larger or smaller
-BETA, ETA, ALPHA = 0.9, 1.05, 0.1  # of FAB: back, over the edge, most weight of the step from x
-RATE, MEMORY = 0.05, (0.9, 0.999)  # of Adam, in C&W
+BETA, ETA, ALPHA = 0.9, 1.05, (0.01, 0.1)  # of FAB: back, over the edge, weight of the step from x
+RATE, MEMORY = 0.1, (0.9, 0.999)  # of Adam, in C&W
 
 
 class Shortest:
@@ -63,8 +63,15 @@ class Shortest:
         self.delta = torch.where(better, delta, self.delta)
         return broken
 
+    def shrunk(self, share: Tensor) -> Tensor:
+        """The δ found, projected onto a ball that is shorter by this share: where p = 2, scaled."""
+        if self.p == 2:
+            return share * self.delta
+        size = self.delta.abs()
+        return self.delta.sign() * nearest(size, size, share * norm(self.delta, self.p), self.p)
+
     def result(self) -> Tensor:
-        """What was found, shortened towards 0 as far as a few queries see it broken, and capped.
+        """What was found, `shrunk` as far as a few queries see it break the sample, and capped.
 
         Each query is where the straight line through the leads at both ends is 0, and 1 % further.
         """
@@ -75,11 +82,11 @@ class Shortest:
                 tiny = torch.finfo(far.dtype).tiny
                 share = (near_lead / (near_lead - far_lead).clamp(min=tiny)).clamp(0, 1)
                 at = near + (far - near) * (share + 0.01 * (1 - share))
-                lead = self.leads(self.run.logits(at * self.delta))
+                lead = self.leads(self.run.logits(self.shrunk(at)))
                 broken = lead <= 0
                 near, near_lead = torch.where(broken, near, at), torch.where(broken, near_lead, lead)
                 far, far_lead = torch.where(broken, at, far), torch.where(broken, lead, far_lead)
-            self.delta = far * self.delta
+            self.delta = self.shrunk(far)
         allowed = (self.length < math.inf) & (norm(self.delta, self.p) <= self.cap)
         return self.run.shaped(torch.where(allowed, self.delta, 0))
 
@@ -181,7 +188,7 @@ def ddn(
             z, slope = run.climb(delta)
             broken = found.look(delta, z)
             if step == 0:
-                unit = found.clean.clamp(min=0) / norm(slope, 2).clamp(min=tiny)
+                unit = found.clean.clamp(min=0) / norm(slope, 2).clamp(min=tiny**0.5)
                 eps = unit = (
                     unit if ball.box is None else torch.full_like(unit, ball.box[1] - ball.box[0])
                 )
@@ -198,7 +205,7 @@ def cw(
     ball: Ball,
     *,
     confidence: float = 0.0,
-    steps: int = 300,
+    steps: int = 100,
     searches: int = 5,
     targets: Tensor | None = None,
 ) -> Tensor:
@@ -206,8 +213,8 @@ def cw(
 
     x + δ is the middle of the box plus half its width times tanh(w), so that no w leaves it. The lead is
     that of the label over all other classes, or with targets that of the others over the target. Each
-    sample searches for its c between the last with success and the last without, or tries 10 c; the first
-    is the one that would be right if the lead were linear, 2 lead / ‖∇ lead‖₂².
+    sample searches for its c between the last with success and the last without, or tries 10 c; the
+    first is the one that would be right if the lead were linear, 2 lead / ‖∇ lead‖₂².
 
     confidence: κ ≥ 0, in the units of the logits: by how much the wrong class must lead.
     steps, searches: of Adam for each c, and how many c; one more pass is the first.
@@ -266,9 +273,12 @@ def fab(
     """Fast adaptive boundary: project onto the nearest linearised decision hyperplane, and stay near x.
 
     At x + δ the hyperplane is that of `deepfool`. With d and d₀ the shortest ways onto it, in the box,
-    from x + δ and from x, and a = min(‖d‖ / (‖d‖ + ‖d₀‖), 0.1),
+    from x + δ and from x, and a = ‖d‖ / (‖d‖ + ‖d₀‖), cut to [0.01, 0.1],
 
         δ ← (1 − a) (δ + 1.05 d) + a 1.05 d₀,  cut to the box,  and δ ← 0.9 δ if that breaks the sample.
+
+    As published but for 0.01 in place of 0: where rounding leaves x + δ just short of the hyperplane, it
+    takes it over. On some samples the iterates go round in circles short of the edge; restarts help.
 
     steps: ≥ 1, each costs two forward passes, and a backward pass for each other class.
     restarts: how many starts: the first at δ = 0, the others in random directions, half as long as the
@@ -294,7 +304,7 @@ def fab(
                 ends = onto_hyperplane(both, *(v.repeat(2, 1) for v in (w, b, low, high)), ball.p)
                 d, d0 = (ends - both).chunk(2)
                 far, far0 = norm(d, ball.p), norm(d0, ball.p)
-                a = (far / (far + far0).clamp(min=torch.finfo(far.dtype).tiny)).clamp(max=ALPHA)
+                a = (far / (far + far0).clamp(min=torch.finfo(far.dtype).tiny)).clamp(*ALPHA)
                 delta = ((1 - a) * (delta + ETA * d) + a * ETA * d0).clamp(low, high)
                 broken = found.look(delta, run.logits(delta))
                 delta = torch.where(broken, BETA * delta, delta)
@@ -302,7 +312,7 @@ def fab(
 
 
 def _nearest_hyperplane(run: Search, delta: Tensor, ball: Ball) -> tuple[Tensor, Tensor, Tensor]:
-    """z at x + δ; and, of the hyperplanes where by z's tangents there another class is level, the nearest.
+    """z at x + δ, and of the hyperplanes where by its tangents there another class is level the nearest.
 
     It has all δ' with ⟨w, δ'⟩ = b; distances from δ are in ‖·‖_p, without the box. A class whose lead
     does not move is nowhere near; if all are such, w is 0.

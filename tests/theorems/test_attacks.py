@@ -35,10 +35,13 @@ OF_ORDERS = {  # those that do not take every p
     partial(attacks.square, queries=20): (2, math.inf),
     partial(attacks.rays, queries=50): (math.inf,),
 }
+SHORTEST = {"deepfool": partial(attacks.deepfool, steps=5), "fab": partial(attacks.fab, steps=5)}
+ONLY = {2: [partial(attacks.ddn, steps=10)]}
 
 
 def usable(p):
-    return [*ATTACKS.values(), *(attack for attack, those in OF_ORDERS.items() if p in those)]
+    given = [attack for attack, those in OF_ORDERS.items() if p in those]
+    return [*ATTACKS.values(), *SHORTEST.values(), *ONLY.get(p, []), *given]
 
 
 def ends(d, p, eps):
