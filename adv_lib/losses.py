@@ -80,8 +80,8 @@ def dlr(z: Tensor, y: Tensor) -> Tensor:
 def targeted_dlr(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     """(z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), z_(i) the i-th largest: `targeted` without a scale.
 
-    Unchanged when the logits are shifted or scaled, as `dlr`, and blind like `targeted` to all classes but
-    two. Needs K ≥ 4. Where the four largest logits tie, the denominator counts as 10⁻¹².
+    Unchanged when the logits are shifted or scaled, as `dlr`, and blind like `targeted` to all classes
+    but two. Needs K ≥ 4. Where the four largest logits tie, the denominator counts as 10⁻¹².
     Source: Croce & Hein 2020, eq. (7).
     """
     _check(z, y, classes=4)

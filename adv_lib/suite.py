@@ -1,9 +1,10 @@
 """AutoAttack: four attacks that are blind to different things, each on what the ones before have left.
 
-A single attack's number says how robust a model looks to that attack. The four of this suite differ in what
-they climb (log-odds, a ratio of logits), in what they look for (any other class, every other class in turn,
-the nearest boundary) and in what they ask for (gradients, scores), and none has a step size to tune. What they
-leave is still an upper bound on the robust accuracy, and a bad one for models that `doubts` names.
+A single attack's number says how robust a model looks to that attack. The four of this suite differ in
+what they climb (log-odds, a ratio of logits), in what they look for (any other class, every other
+class in turn, the nearest boundary) and in what they ask for (gradients, scores), and none has a step
+size to tune. What they leave is still an upper bound on the robust accuracy, and a bad one for models
+that `doubts` names.
 """
 
 from __future__ import annotations
@@ -77,22 +78,22 @@ def autoattack(
     checkpoint: Path | None = None,
     batch_size: int = 1000,
 ) -> Outcome:
-    """APGD on the log-odds, then APGD on the targeted DLR, targeted FAB and Square, until nothing is left.
+    """APGD on the log-odds, APGD on the targeted DLR, targeted FAB and Square, each on what is left.
 
-    Every attack is given only the samples that are still right. The two in the middle go through `targets`
+    Every attack is given the samples that are still right. The two in the middle go through `targets`
     wrong classes, the one with the largest logit at x first.
 
     steps:      of each APGD and each FAB.
-    targets:    how many wrong classes, or all if there are fewer. With less than four classes APGD climbs
-                the difference of two logits instead of the ratio.
+    targets:    how many wrong classes, or all if there are fewer. With less than four classes APGD
+                climbs the difference of two logits instead of the ratio.
     queries:    of Square, which is left out for p = 1.
     generator:  None means a fresh one seeded 0.
-    checkpoint: a file, which is written after every attack and target, and from which a run that was killed
-                goes on; it is kept.
+    checkpoint: a file, which is written after every attack and target, and from which a run that was
+                killed goes on; it is kept.
     Returns an `Outcome`.
     Raises ValueError for what an attack raises it, and for the file of another run.
-    Source: Croce & Hein 2020, the standard version; their first attack climbs the cross-entropy, of which
-    the log-odds are the part that cannot saturate.
+    Source: Croce & Hein 2020, the standard version; their first attack climbs the cross-entropy, of
+    which the log-odds are the part that cannot saturate.
     """
     if steps < 1 or targets < 1 or queries < 1:
         raise ValueError(
@@ -166,10 +167,10 @@ def doubts(model: Model, x: Tensor) -> tuple[str, ...]:
     """Why a suite of attacks would be wrong about this model: what it does that no attack here expects.
 
     A model that draws at random answers each query of an attack differently: attack the mean over draws
-    (`adaptive.eot`). One whose answers depend on the other samples of the batch was asked in other company
-    than the one it will be judged in. One that takes gradients while it answers adapts to its input, and
-    what an attack differentiates is not what answers (`adaptive.gmsa`). A model with none of these may
-    still hide its gradient.
+    (`adaptive.eot`). One whose answers depend on the other samples of the batch was asked in other
+    company than the one it will be judged in. One that takes gradients while it answers adapts to its
+    input, and what an attack differentiates is not what answers (`adaptive.gmsa`). A model with none
+    of these may still hide its gradient.
     x: (n, *shape).  Returns sentences, none if there is no doubt.
     """
     found, graphs = [], []
@@ -225,6 +226,8 @@ def _resume(file: Path, settings: list, generator: torch.Generator) -> dict:
     except Exception as error:  # torch.load raises whatever it stumbles over
         raise ValueError(f"{file} is not the checkpoint of a suite") from error
     if known != settings:
-        raise ValueError(f"{file} is the checkpoint of other samples, or with other settings: {known[:4]}")
+        raise ValueError(
+            f"{file} is the checkpoint of other samples, or with other settings: {known[:4]}"
+        )
     generator.set_state(drawn)
     return state

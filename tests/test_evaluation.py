@@ -714,7 +714,10 @@ def test_drawing_a_landscape_leaves_modes_statistics_and_gradients_alone():
 
 def test_a_cross_section_cuts_along_the_attack_and_orthogonally_to_it():
     W = torch.eye(3, dtype=torch.float64)
-    x, delta = torch.tensor([[0.5, 0.2, 0.1]], dtype=W.dtype), torch.tensor([[0.0, 0.3, 0.4]], dtype=W.dtype)
+    x, delta = (
+        torch.tensor([[0.5, 0.2, 0.1]], dtype=W.dtype),
+        torch.tensor([[0.0, 0.3, 0.4]], dtype=W.dtype),
+    )
     along, across = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([-1.0, 0.0, 1.0, 3.0])
     z = cross_section(lambda v: v @ W.T, x, delta, along, across)
     assert z.shape == (3, 4, 3)

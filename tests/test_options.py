@@ -23,7 +23,6 @@ AS_MARGINS = "a long run of programs, which `bounds.margins` lets the caller sha
 EXEMPT = {
     "widgets.slider(live=)": "ipywidgets, for the laboratory",
     "attacks.pgd(generator=)": OTHER_DRAWS,
-    "attacks.apgd(generator=)": OTHER_DRAWS,
     "diagnostics.masking(generator=)": OTHER_DRAWS,
     **{f"attacks.apgd({option}=)": ONE_SIGNATURE for option in ("callback", "restarts")},
     **{f"attacks.bim({option}=)": ONE_SIGNATURE for option in ("loss", "steps", "targets")},

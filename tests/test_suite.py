@@ -1,4 +1,4 @@
-"""AutoAttack: what it finds, in what order, what it says of models it must not judge, and how it goes on."""
+"""AutoAttack: what it finds, in what order, which models it doubts, and how it goes on after a kill."""
 
 import math
 from functools import partial
@@ -99,7 +99,9 @@ def test_an_attack_is_asked_only_about_what_the_ones_before_have_left(digits, mo
 
 def test_where_gradients_are_0_the_search_without_them_finds_what_the_others_miss(digits):
     model, x, y = digits
-    found = autoattack(Rounds(model).eval(), x, y, Ball(math.inf, 0.13, (0, 1)), **QUICK | {"queries": 300})
+    found = autoattack(
+        Rounds(model).eval(), x, y, Ball(math.inf, 0.13, (0, 1)), **QUICK | {"queries": 300}
+    )
     assert found.broken["Square"].sum() > 5
     assert not any(found.broken[name].any() for name in FOUR[:2])
 

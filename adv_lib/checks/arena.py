@@ -1,8 +1,8 @@
 """The arena: six sealed defenses for the digits, and one score for whoever attacks them.
 
-Every defense is a function of images, and answers with logits. Some hide, some are honest. An attack is a
-function (defense, x, y, ball) → δ in Δ(x), the same for all six; its score on a defense is the share of
-samples that are still right, so low is good for the attacker. For a class: `ranking`.
+Every defense is a function of images, and answers with logits. Some hide, some are honest. An attack
+is a function (defense, x, y, ball) → δ in Δ(x), the same for all six; its score on a defense is the
+share of samples that are still right, so low is good for the attacker. For a class: `ranking`.
 """
 
 from __future__ import annotations
@@ -168,9 +168,10 @@ def score(attack: Attack) -> dict[str, float]:
     return found
 
 
-def seed(defense: Defense, seed: int) -> None:
+def seed(defense: Defense, number: int) -> None:
+    """Let a defense that draws at random draw the same again."""
     if hasattr(defense, "generator"):
-        defense.generator.manual_seed(seed)
+        defense.generator.manual_seed(number)
 
 
 def right(defense: Defense, x: Tensor, y: Tensor) -> float:
@@ -189,7 +190,7 @@ def best_known(defense: Defense, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
 
 
 def _both(inside, outside, defense, x, y, ball) -> Tensor:
-    """What an attack on the network finds; where the defense withstands it, what one on the defense does."""
+    """What an attack on the network finds, or where the defense withstands that, one on the defense."""
     delta = inside(defense.model, x, y, ball)
     with torch.no_grad():
         left = losses.correct(defense(x + delta), y)
@@ -220,6 +221,7 @@ BASELINES = {"no attack": nothing, "PGD": attacks.pgd, "best known": best_known}
 
 @cache
 def baselines() -> dict[str, dict[str, float]]:
+    """What no attack, PGD as it comes and the best attack known leave of each defense, in percent."""
     return {name: score(attack) for name, attack in BASELINES.items()}
 
 
@@ -246,8 +248,8 @@ class Ranking:
 def ranking(entries: Mapping[str, Callable]) -> Ranking:
     """The table of a competition: attacks in rows, the best first, the six defenses in columns.
 
-    entries: who handed it in → (defense, x, y, ball) → δ. One that raises or leaves Δ(x) has no line, and
-    the table says why.
+    entries: who handed it in → (defense, x, y, ball) → δ. One that raises or leaves Δ(x) has no line,
+    and the table says why.
     """
     scores, failed = dict(baselines()), {}
     for name, attack in entries.items():

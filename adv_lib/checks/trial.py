@@ -20,34 +20,36 @@ missing = Words(
     labels=("defense A", "defense B", "defense C", "defense D", "defense E"),
     among=("another loss", "a stand-in gradient", "mean over draws", "targets", "nothing"),
     why=(
-        "On the cross-entropy neither one step nor a hundred move anything, and Square, which asks for the "
-        "margin and has no gradient, breaks half. The loss is to blame, and no other was tried.",
+        "On the cross-entropy neither one step nor a hundred move anything, and Square, which asks "
+        "for the margin and has no gradient, breaks half. The loss is to blame, and no other was tried.",
         "Every attack with a gradient leaves what is right without an attack, on either loss; a search "
         "without gradients breaks nearly all. So there is no gradient: put one in its place.",
-        "Asked again, images are answered otherwise. Each attack saw one draw, and is judged by another.",
-        "On the margin PGD finds nothing, and on the cross-entropy, which looks at all rivals, it finds a "
-        "third. So the strongest rival never wins: try the others.",
-        "One step, a hundred, another loss and a search without gradients agree within three points. Nothing "
-        "in this line says that an attack is missing, which is no proof that none is.",
+        "Asked again, images are answered otherwise. Each attack saw one draw, and is judged by "
+        "another.",
+        "On the margin PGD finds nothing, and on the cross-entropy, which looks at all rivals, it "
+        "finds a third. So the strongest rival never wins: try the others.",
+        "One step, a hundred, another loss and a search without gradients agree within three points. "
+        "Nothing in this line says that an attack is missing, which is no proof that none is.",
     ),
     praise="each table says by itself what its authors have not tried.",
 )
 
 ratios = Numbers(
     expected=(-0.5, -0.5, 0.5, 0.0, 100.0),
-    labels=("1. z = (5, 3, 1)", "2. z = (500, 300, 100)", "3. z = (3, 5, 1)", "4. z = (5, 5, 1)", "5. the factor"),
+    labels=("z = (5, 3, 1)", "z = (500, 300, 100)", "z = (3, 5, 1)", "z = (5, 5, 1)", "the factor"),
     mistakes={
-        "The sign: the loss is the rival minus the true class, negative while the prediction is right.": (
+        "The sign: the loss is the rival minus the true class, negative while the prediction is "
+        "right.": (
             0.5,
             0.5,
             -0.5,
             0.0,
             100.0,
         ),
-        "You divided by the gap between the first and the second logit. Divide by the first minus the third: "
+        "You divided by the gap between the first and the second logit. Divide by that to the third: "
         "otherwise it is −1 wherever the prediction is right.": (-1.0, -1.0, 1.0, 0.0, 100.0),
         "You did not divide: that is the margin, with its sign turned.": (-2.0, -200.0, 2.0, 0.0, 100.0),
-        "In 5 the margin is asked for, which grows with the logits. The ratio does not.": (
+        "The factor is that of the margin, which grows with the logits. The ratio does not.": (
             -0.5,
             -0.5,
             0.5,
@@ -86,15 +88,14 @@ onto = Code(
         (torch.tensor([0.95, 0.5, 0.1]), torch.tensor([2.0, 1.0, -1.0]), 2.5),
     ],
     mistakes={
-        "Without the box this is right. With it x + δ leaves [0, 1]: a pixel that is at the edge stops, and "
-        "the others have to go further.": _closed_form,
-        "You clipped the answer without a box, and it does not reach the hyperplane any more: what the box "
-        "takes from one pixel the others must make up for.": (
+        "Without the box this is right. With it x + δ leaves [0, 1]: a pixel that is at the edge "
+        "stops, and the others have to go further.": _closed_form,
+        "You clipped the answer without a box, and it does not reach the hyperplane any more: what "
+        "the box takes from one pixel the others must make up for.": (
             lambda x, w, b: (x + _closed_form(x, w, b)).clamp(0, 1) - x
         ),
-        "That is the shortest δ for p = 2. For p = ∞ all pixels move equally far, each along the sign of w.": (
-            lambda x, w, b: (b - (w * x).sum()) / (w * w).sum() * w
-        ),
+        "That is the shortest δ for p = 2. For p = ∞ all pixels move equally far, each along the sign "
+        "of w.": (lambda x, w, b: (b - (w * x).sum()) / (w * w).sum() * w),
         "You returned x + δ. The answer is δ.": lambda x, w, b: x + _onto(x, w, b),
     },
     praise="all pixels move equally far, and those at the edge stop.",
@@ -103,7 +104,7 @@ onto = Code(
 # ---- DeepFool on a linear model ----
 
 
-def _nearest(W: Tensor, b: Tensor, x: Tensor, y: int, far: Callable = None) -> Tensor:
+def _nearest(W: Tensor, b: Tensor, x: Tensor, y: int, far: Callable | None = None) -> Tensor:
     gaps = (W[y] - W) @ x + b[y] - b
     rows = W - W[y]
     lengths = rows.norm(dim=1)
@@ -124,11 +125,15 @@ shortest = Code(
         (_W, _B, torch.tensor([-1.0, 0.5]), 2),
     ],
     mistakes={
-        "You went to the class with the smallest lead. What counts is how far its hyperplane is: the lead "
-        "divided by ‖w_k − w_y‖₂.": lambda W, b, x, y: _nearest(W, b, x, y, lambda gaps, lengths: 1 * gaps),
-        "Your δ points the wrong way: towards the rival, w_k − w_y.": lambda W, b, x, y: -_nearest(W, b, x, y),
-        "The direction is right and the length is not: the lead is divided by ‖w_k − w_y‖₂², once for the "
-        "distance and once to make the direction a unit vector.": (
+        "You went to the class with the smallest lead. What counts is how far its hyperplane is: the "
+        "lead divided by ‖w_k − w_y‖₂.": lambda W, b, x, y: _nearest(
+            W, b, x, y, lambda gaps, lengths: 1 * gaps
+        ),
+        "Your δ points the wrong way: towards the rival, w_k − w_y.": lambda W, b, x, y: (
+            -_nearest(W, b, x, y)
+        ),
+        "The direction is right and the length is not: the lead is divided by ‖w_k − w_y‖₂², once for "
+        "the distance and once to make the direction a unit vector.": (
             lambda W, b, x, y: _nearest(W, b, x, y) * _length(W, b, x, y)
         ),
     },
@@ -161,12 +166,12 @@ curve = Code(
         "You counted the broken ones. The accuracy is the share of the others.": (
             lambda distances, radii: 1 - _curve(distances, radii)
         ),
-        "At ε equal to the distance the sample is broken: that δ is in the ball. It withstands where its "
-        "distance is larger.": (
+        "At ε equal to the distance the sample is broken: that δ is in the ball. It withstands where "
+        "its distance is larger.": (
             lambda distances, radii: (distances[None, :] >= radii[:, None]).double().mean(1)
         ),
-        "You divided by the samples that can be broken. Those with distance ∞ count as well, and so do those "
-        "with distance 0.": (
+        "You divided by the samples that can be broken. Those with distance ∞ count as well, and so "
+        "do those with distance 0.": (
             lambda distances, radii: (
                 ((distances > radii[:, None]) & distances.isfinite()).double().sum(1)
                 / distances.isfinite().sum()
@@ -211,7 +216,9 @@ class _Lacking(Exercise):
         if left > clean - 5:
             return f"{said}. Rounding has the gradient 0: what could stand in for it backwards?"
         if left > known + 20:
-            return f"{said}. A search is not enough where every answer is drawn anew. What is the mean of many?"
+            return (
+                f"{said}. Every answer is drawn anew, and a search sees one. What is the mean of many?"
+            )
         if left > known + 5:
             return f"{said}. You are near: more steps, or more draws for each of them."
         return None
