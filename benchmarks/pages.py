@@ -14,6 +14,7 @@ PARTS = {
     "bench": (
         "speed",
         "l1",
+        "minimum",
         "scale",
         "defects",
         "situations",

@@ -11,6 +11,7 @@ from strategies import (
     BOX,
     DTYPES,
     ORDERS,
+    SHAPES,
     Case,
     cases,
     entries,
