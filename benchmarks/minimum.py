@@ -35,8 +35,8 @@ median ‖δ‖, the mean over the broken samples and their share, found by aski
 often the robust network was asked forwards and backwards, the whole batch or what was left of it. Time
 is milliseconds of CPU time, the median of {rounds} turns, one for C&W. The peers run with their own
 settings, but for the number of steps: 100 for DDN, {few} for FAB and 9 searches of 1,000 steps for C&W.
-Ours are DDN with 97 steps and FAB with {fewer}, both with three queries at the end, and C&W with 5 searches
-of 100 steps.
+Ours are DDN with 97 steps and FAB with {fewer}, both with three queries at the end, and C&W with 5
+searches of 300 steps.
 
 {table}
 
@@ -137,7 +137,7 @@ CONTESTS: dict[tuple[str, float], dict[str, Find]] = {
         "foolbox": foolbox("DDNAttack", steps=100),
     },
     ("C&W", 2): {
-        OURS: ours(partial(attacks.cw, searches=5, steps=100), 2),
+        OURS: ours(partial(attacks.cw, searches=5, steps=300), 2),
         "adv-lib": other(*CW, binary_search_steps=9, max_iterations=1000),
         "foolbox": foolbox("L2CarliniWagnerAttack", binary_search_steps=9, steps=1000),
     },
