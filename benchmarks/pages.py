@@ -15,6 +15,7 @@ PARTS = {
         "speed",
         "l1",
         "black_box",
+        "minimum",
         "scale",
         "defects",
         "situations",

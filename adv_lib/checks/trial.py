@@ -120,7 +120,7 @@ _B = torch.tensor([0.0, 0.0, 0.0])
 shortest = Code(
     reference=_nearest,
     cases=[
-        (_W, _B, torch.tensor([1.0, 0.4]), 0),
+        (_W, torch.tensor([0.0, 0.0, 2.6]), torch.tensor([1.0, 0.4]), 0),
         (_W, torch.tensor([0.0, 0.0, 2.8]), torch.tensor([1.0, -1.0]), 0),
         (_W, _B, torch.tensor([-1.0, 0.5]), 2),
     ],
@@ -259,8 +259,8 @@ fight = _Arena()
 EXERCISES = {
     "What is missing?": missing,
     "A ratio of three logits": ratios,
-    "Onto a hyperplane, in a box": onto,
     "The nearest hyperplane": shortest,
+    "Onto a hyperplane, in a box": onto,
     "One run, all radii": curve,
     "The attack that the suite lacks": lacking,
     "The arena": fight,
