@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from .. import attacks, data, losses, models, training
 from ..evaluation import Attack, check_allowed, survivors
 from ..models import evaluating
-from ..plots import Table
 from ..suite import runner_up
 from ..threat import Ball
 
@@ -209,7 +208,7 @@ def every_target(defense: Defense, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         at, labels = x[rows], y[rows]
         goal = runner_up(defense, at, labels, rank)
         moved = attacks.apgd(
-            defense, at, labels, ball, steps=50, loss=lambda z, y, goal=goal: losses.targeted(z, y, goal)
+            defense, at, labels, ball, steps=30, loss=lambda z, y, goal=goal: losses.targeted(z, y, goal)
         )
         delta[rows] = moved
         left[rows] = survivors(defense, at + moved, labels, Ball(math.inf, 0.0))
@@ -236,6 +235,8 @@ class Ranking:
     failed: Mapping[str, str]
 
     def _repr_markdown_(self) -> str:
+        from ..plots import Table
+
         mean = {name: sum(each.values()) / len(each) for name, each in self.scores.items()}
         rows = [
             (name, *(f"{self.scores[name][defense]:.0f}" for defense in KINDS), f"{mean[name]:.1f}")
