@@ -165,6 +165,7 @@ def ddn(
     ball: Ball,
     *,
     steps: int = 100,
+    loss: Loss | None = None,
     targets: Tensor | None = None,
 ) -> Tensor:
     """Decoupled direction and norm, for p = 2: ascent on a sphere that shrinks where a sample is broken.
@@ -174,14 +175,15 @@ def ddn(
     unit of α and ε is the width of the box; without one it is lead/‖∇ℓ‖₂ at x, for each sample.
 
     steps: ≥ 1, each costs a forward and a backward pass.
-    targets: as for all attacks; ℓ is `losses.log_odds`, with targets `losses.targeted`.
+    loss: as for all attacks. Where the logits are small, as published, ℓ heads for all other classes at
+          once; `losses.margin_loss` heads for one, and finds shorter δ there, but longer ones elsewhere.
     Returns δ like x.  Raises ValueError for p other than 2 and steps < 1.
     Source: Rony et al. 2019, algorithm 1, without the rounding to 8 bits.
     """
     if steps < 1:
         raise ValueError(f"expected steps ≥ 1, got {steps!r}")
     _expect(ball, 2)
-    with _shortest(model, x, y, ball, targets) as (run, found):
+    with _shortest(model, x, y, ball, targets, loss) as (run, found):
         low, high, tiny = run.region.low, run.region.high, torch.finfo(run.x.dtype).tiny
         delta = run.nothing()
         for step in range(steps):
