@@ -5,7 +5,11 @@ Each module is one idea of the book. Import what you need: ``from adv_lib.threat
 I want …, so I call …:
 
     a perturbation that breaks this image                 attacks.pgd
+    the shortest perturbation that breaks this image      attacks.fab
+    one from a model that says nothing but the class      attacks.rays
+    how often an attack asks the model                    attacks.count
     the accuracy under several attacks, and its interval  evaluation.robust_accuracy
+    the accuracy under the standard suite of attacks      suite.autoattack
     a table of networks, attacks and proofs               evaluation.table
     to know whether an attack is blind                    diagnostics.masking
     a proof that no perturbation breaks this image, fast  bounds.margins
@@ -23,7 +27,7 @@ In the order in which data flow, each imports only what stands before it:
     attacks                attacks
     bounds                 affine, conjugates, dual, relaxation, bounds, branching, exact
     training and defenses  danskin, optimisers, training, dent
-    judging                evaluation, diagnostics, adaptive
+    judging                evaluation, suite, diagnostics, adaptive
     showing                plots, widgets, checks
 """
 

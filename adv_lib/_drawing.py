@@ -96,7 +96,10 @@ def _lay_out(figure: Figure) -> None:
 def _key_below(ax: Axes, old: Legend) -> None:
     """The key under the axis' label, in as many columns as the axes are wide."""
     box, point = ax.get_window_extent(), ax.get_figure(root=True).dpi / 72
-    under = box.y0 - ax.xaxis.get_tightbbox().y0 if ax.xaxis.get_visible() and ax.axison else 0
+    scale = (
+        ax.xaxis.get_tightbbox() if ax.xaxis.get_visible() and ax.axison else None
+    )  # or names nothing
+    under = box.y0 - scale.y0 if scale else 0
     down = ScaledTranslation(0, -(under / point + GAP) / 72, ax.figure.dpi_scale_trans)
     look = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": ax.transAxes + down}
     _fit(ax, old, box.width, look | {"fontsize": _size(old), "title_fontsize": _size(old)})

@@ -1,7 +1,8 @@
 """Looks behind a number: is the attack blind, and what does the loss look like where it climbed?
 
 A robust accuracy can be high because the model is robust or because the attack fails. `masking` looks
-for symptoms of the second; `landscape` and `loss_along` draw the loss around one sample.
+for symptoms of the second; `landscape` and `loss_along` draw the loss around one sample, `cross_section`
+what the model answers there.
 """
 
 from __future__ import annotations
@@ -163,3 +164,41 @@ def loss_along(
     if values.shape != (len(grid),):
         raise ValueError(f"expected a loss with one number a sample, got {tuple(values.shape)}")
     return values.reshape([len(t) for t in distances])
+
+
+def cross_section(
+    model: Model,
+    x: Tensor,
+    delta: Tensor,
+    along: Tensor,
+    across: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The logits at x + s δ + t r: a cut through the decision regions, of which the argmax shows which.
+
+    δ is where an attack went, r a random direction, orthogonal to δ and of the same ‖·‖₂. The box is not
+    looked at.
+    x, delta: (1, *shape), delta not 0; along, across: the values of s and of t, (a,) and (b,).
+    generator: for r; None means a fresh one seeded 0.
+    Returns (a, b, K).
+    Source: Moosavi-Dezfooli et al. 2019, figure 2; Pang et al. 2021, figure 3, takes δ from PGD-10.
+    """
+    check_tensors(x=x, delta=delta, along=along, across=across)
+    if x.shape[:1] != (1,) or delta.shape != x.shape or along.ndim != 1 or across.ndim != 1:
+        raise ValueError(
+            "expected one sample, a δ like it, and two vectors of distances, "
+            f"got {tuple(x.shape)}, {tuple(delta.shape)}, {tuple(along.shape)} and {tuple(across.shape)}"
+        )
+    length = torch.linalg.vector_norm(delta)
+    if not bool(length > 0):
+        raise ValueError("expected a δ other than 0, along which to cut")
+    if generator is None:
+        generator = torch.Generator(x.device).manual_seed(0)
+    r = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    r = r - delta * (r * delta).sum() / length.square()
+    r = r * length / torch.linalg.vector_norm(r)
+    grid = torch.cartesian_prod(along, across).to(x)
+    moved = x + (grid @ torch.stack([delta.flatten(), r.flatten()])).view(-1, *x.shape[1:])
+    with evaluating(model), torch.no_grad():
+        return logits(model, moved).view(len(along), len(across), -1)

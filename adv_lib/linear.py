@@ -95,8 +95,8 @@ def robust_logistic_regression(x: Tensor, y: Tensor, ball: Ball) -> tuple[Tensor
 
     check_tensors(x=x, y=y)
     check_ball(ball)
-    if ball.box is not None or torch.as_tensor(ball.eps).ndim > 0:
-        raise ValueError("the convex program takes a ball with one eps and no box")
+    if ball.box is not None or torch.as_tensor(ball.eps).ndim > 0 or ball.eps == math.inf:
+        raise ValueError("the convex program takes a ball with one finite eps and no box")
     reach = largest_margin(x, y, ball.p)
     if reach > float(ball.eps):
         raise ValueError(
@@ -148,7 +148,8 @@ def margins(W: Tensor, b: Tensor, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     K = len(W)
     z = x.flatten(1) @ W.T + b
     clean = z.gather(1, y[:, None]) - z
-    if ball.box is None and torch.as_tensor(ball.eps).ndim < 2:  # one row for a pair of classes
+    eps = torch.as_tensor(ball.eps)
+    if ball.box is None and eps.ndim < 2 and eps.isfinite().all():  # one row for a pair of classes
         towards = W - W.unsqueeze(1)  # (K, K, d): from class j towards class k
         each = replace(ball, eps=1.0).support(towards.flatten(0, 1)).reshape(K, K)
         gain = ball.radii(x).unsqueeze(1) * each[y]

@@ -77,6 +77,18 @@ def dlr(z: Tensor, y: Tensor) -> Tensor:
     return margin_loss(z, y) / (top[:, 0] - top[:, 2])
 
 
+def targeted_dlr(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    """(z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), z_(i) the i-th largest: `targeted` without a scale.
+
+    Unchanged when the logits are shifted or scaled, as `dlr`, and blind like `targeted` to all classes
+    but two. Needs K ≥ 4. Where the four largest logits tie, the denominator counts as 10⁻¹².
+    Source: Croce & Hein 2020, eq. (7).
+    """
+    _check(z, y, classes=4)
+    top = z.topk(4, dim=1).values
+    return targeted(z, y, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp(min=1e-12)
+
+
 def targeted(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     """z_t − z_y: raise the target, lower the true class.
 

@@ -79,6 +79,59 @@ def furthest(a: Tensor, room: Tensor, eps: Tensor, p: float) -> Tensor:
     return (fill_sphere if p == 2 else fill_largest_first)(a, room, eps)
 
 
+def onto_hyperplane(x: Tensor, w: Tensor, b: Tensor, low: Tensor, high: Tensor, p: float) -> Tensor:
+    """The point nearest to x, in the sense of ‖·‖_p, of the hyperplane ⟨w, v⟩ = b inside a box.
+
+    Where the hyperplane misses the box: the point of the box nearest to it, a corner in all coordinates
+    with w_i ≠ 0. The others stay as they are.
+    x with low ≤ x ≤ high, and w: (n, d); low and high may be infinite.  b: (n, 1).  p: 1, 2, math.inf.
+    Returns v (n, d).
+    Source: Croce & Hein 2020 (FAB), §3.1, where the breakpoints are sorted; here see `shortest`.
+    """
+    gap = b - (w * x).sum(1, keepdim=True)
+    towards = w.sign() * torch.where(gap < 0, -1, 1)
+    room = torch.where(towards > 0, high - x, x - low)
+    return (x + towards * shortest(w.abs(), room, gap.abs(), p)).clamp(low, high)
+
+
+def shortest(a: Tensor, room: Tensor, b: Tensor, p: float) -> Tensor:
+    """The sizes with the smallest ‖s‖_p among s ≤ room with ⟨a, s⟩ = b ≥ 0; all at room if none will do.
+
+    p = 1 uses the largest a_i first (a fractional knapsack). Else s = min(λ u, room), u = a for p = 2, 1
+    for p = ∞, and ⟨a, s⟩ is concave and piecewise linear in λ: Newton's method from the left stops what
+    sticks out at its room and goes on with the rest. Each round stops a coordinate or ends. Where a is
+    0 so is s.
+    """
+    tiny = torch.finfo(a.dtype).tiny
+    unit = a.amax(1, keepdim=True).clamp(min=tiny)  # so that no square underflows
+    a, b = a / unit, (b / unit).clamp(max=torch.finfo(a.dtype).max)
+    if p == 1:
+        return _knapsack(a, room, b)
+    u = a if p == 2 else torch.ones_like(a)
+    stopped, room = a == 0, torch.where(a == 0, 0, room)
+    while True:
+        left = b - torch.where(stopped, a * room, 0).sum(1, keepdim=True)
+        slope = torch.where(stopped, 0, a * u).sum(1, keepdim=True)
+        size = (left.clamp(min=0) / slope.clamp(min=tiny)) * u
+        sticks_out = ~stopped & (size > room)
+        if not sticks_out.any():
+            return torch.where(stopped, room, size)
+        stopped |= sticks_out
+
+
+def _knapsack(a: Tensor, room: Tensor, b: Tensor) -> Tensor:
+    """Sizes s ≤ room with ⟨a, s⟩ = b, on the largest a_i first; all at room where that is too little."""
+    most = torch.where(a > 0, a * room, 0).minimum(b)  # what each can bring
+    for few in (16, 128, a.shape[1]):
+        top, order = (a * (most > 0)).topk(min(few, a.shape[1]), dim=1)
+        gain = most.gather(1, order)
+        before = gain.cumsum(1) - gain
+        if ((before[:, -1:] >= b) | (top[:, -1:] == 0)).all() or few == a.shape[1]:
+            break
+    size = torch.minimum(gain, (b - before).clamp(min=0)) / top.clamp(min=torch.finfo(a.dtype).tiny)
+    return torch.zeros_like(a).scatter_(1, order, size).minimum(room)
+
+
 def fill_sphere(a: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Sizes s = min(t a, room) with the t > 0 for which ‖s‖₂ = ε; all at room if ε is out of reach.
 

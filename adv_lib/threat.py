@@ -33,12 +33,15 @@ class Ball:
           A tensor with as many axes as x, each as long as that of x or 1, has one per entry: (1, *shape)
           is a mask for all samples, (1, channels, 1, 1) an ε per channel. Where ε is 0 (or below 1e-100
           of the largest of its sample) δ is.
+          ∞, as a number or for some samples, leaves all of the box: with it and x, ε is the box's
+          diameter (hi − lo) d^{1/p}. Without, only what has a finite answer can be asked: `project`,
+          `contains` and `radii`.
     box:  (lo, hi), the range of valid inputs, or None. It takes part whenever a method is given x.
 
     Every method takes a batch: the first axis counts samples, the other axes are one vector.
 
-    Raises ValueError for any other p, a negative or non-finite ε, or a box without lo < hi; its methods
-    for an ε that does not fit the batch.
+    Raises ValueError for any other p, an ε that is negative, NaN or, where each entry has its own,
+    infinite, or a box without lo < hi; its methods for an ε that does not fit the batch or has no end.
     """
 
     p: float
@@ -52,9 +55,10 @@ class Ball:
             eps = torch.as_tensor(self.eps)
         except (TypeError, ValueError, RuntimeError) as error:  # what it says to None, words, objects
             raise ValueError(f"eps must be a finite number ≥ 0, got {self.eps!r}") from error
-        if eps.is_complex() or not bool((eps.isfinite() & (eps >= 0)).all()):
+        if eps.is_complex() or not bool((eps >= 0).all()) or (eps.ndim > 1 and eps.isinf().any()):
             raise ValueError(
-                f"eps must be a finite number ≥ 0, or one per sample or per entry, got {self.eps!r}"
+                "eps must be a finite number ≥ 0 or math.inf, or one per sample, or a finite one per "
+                f"entry, got {self.eps!r}"
             )
         if self.box is not None:
             try:
@@ -90,7 +94,7 @@ class Ball:
         gradient is a maximiser) and, without a box, in ε.
         It is also the Fenchel conjugate of Δ's indicator [Rockafellar 1970, §13].
         """
-        eps = self._checked_eps(w, x)
+        eps = self._with_an_end(w, x)
         if x is None or self.box is None:
             if eps.shape[1] > 1:  # each entry has its own: ‖ε ⊙ w‖_q
                 return projections.norm(eps * w.flatten(1), self.dual_order).squeeze(1)
@@ -106,15 +110,16 @@ class Ball:
 
         w: (n, *shape).  x: like w.  Returns δ like w; it is 0 wherever w is 0.
         """
-        region = self._region(w, x, self._checked_eps(w, x))
+        region = self._region(w, x, self._with_an_end(w, x))
         return region.argmax(w.flatten(1)).reshape(w.shape)
 
-    def region(self, x: Tensor) -> Region:
+    def region(self, x: Tensor, *, endless: bool = False) -> Region:
         """Δ(x) at one batch x, checked once, for loops that step and project many times.
 
-        x: (n, *shape).  Returns a `Region` of n samples.
+        x: (n, *shape).  endless: whether ε may be infinite without a box, for who only projects.
+        Returns a `Region` of n samples.
         """
-        return self._region(x, x, self._checked_eps(x, x))
+        return self._region(x, x, self._checked_eps(x, x) if endless else self._with_an_end(x, x))
 
     def project(self, delta: Tensor, x: Tensor | None = None) -> Tensor:
         """The point of Δ(x) nearest to δ: argmin ‖δ' − δ‖₂ over δ' ∈ Δ(x).
@@ -135,7 +140,7 @@ class Ball:
         point of the ball projected onto Δ(x) (a uniform one would need rejection, hopeless in
         high dimension).
         """
-        eps = self._checked_eps(x, x)
+        eps = self._with_an_end(x, x)
         if generator is None:
             generator = torch.Generator(x.device).manual_seed(0)
         rows = x.detach().flatten(1)
@@ -197,6 +202,14 @@ class Ball:
             low, high = low.masked_fill(scale == 0, 0), high.masked_fill(scale == 0, 0)
         return Region(self.p, eps.expand(len(like), 1), low, high, scale)
 
+    def _with_an_end(self, rows: Tensor, x: Tensor | None) -> Tensor:
+        """`_checked_eps`, where the answer is infinite unless ε or the box is an end."""
+        eps = self._checked_eps(rows, x)
+        if bool(eps.isinf().any()):
+            missing = "a box" if self.box is None else "x, for the box"
+            raise ValueError(f"expected a finite eps, or {missing}: {self} without it has no end")
+        return eps
+
     def _checked_eps(self, rows: Tensor, x: Tensor | None) -> Tensor:
         """Check the arguments of a method; return ε as (n, 1) or (1, 1), of the same type as rows.
 
@@ -240,7 +253,7 @@ class Ball:
                 raise ValueError(
                     f"x must lie in the box [{lo}, {hi}], got values from {least:.4g} to {most:.4g}"
                 )
-        return eps
+        return eps.masked_fill(eps == math.inf, (hi - lo) * rows[0:1].numel() ** (1 / self.p))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,9 @@ PARTS = {
     "bench": (
         "speed",
         "l1",
+        "black_box",
+        "minimum",
+        "autoattack",
         "scale",
         "defects",
         "situations",

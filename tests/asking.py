@@ -1,6 +1,7 @@
 """Every public function that is about a model or a ball, as one call of (model, x, y, ball)."""
 
 import inspect
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,6 +22,15 @@ from adv_lib import (
     models,
     training,
 )
+from adv_lib.threat import Ball
+
+
+def flat(attack):
+    """An attack that wants p = 2, on a ball with that."""
+    return lambda model, x, y, ball: attack(
+        model, x, y, replace(ball, p=2) if isinstance(ball, Ball) else ball
+    )
+
 
 few = partial(attacks.pgd, steps=2, keep="last")
 line = torch.linspace(0, 1, 3)
@@ -65,10 +75,19 @@ def inner(make):
 ASKED = {  # what is about any model
     "attacks.fgsm": attacks.fgsm,
     "attacks.bim": partial(attacks.bim, steps=2),
+    "attacks.ilcm": partial(attacks.ilcm, steps=2),
+    "attacks.jsma": attacks.jsma,
     "attacks.pgd": partial(attacks.pgd, steps=3, restarts=2),
     "attacks.pgd first": partial(attacks.pgd, steps=3, keep="first"),
     "attacks.apgd": partial(attacks.apgd, steps=5),
+    "attacks.deepfool": partial(attacks.deepfool, steps=3),
+    "attacks.ddn": flat(partial(attacks.ddn, steps=3)),
+    "attacks.cw": flat(partial(attacks.cw, steps=3, searches=2)),
+    "attacks.fab": partial(attacks.fab, steps=2),
     "attacks.square": partial(attacks.square, queries=5),
+    "attacks.spsa": partial(attacks.spsa, steps=2, samples=3),
+    "attacks.rays": partial(attacks.rays, queries=20),
+    "attacks.count": partial(attacks.count, few),
     "evaluation.survivors": partial(evaluation.survivors, attacks=[few]),
     "evaluation.robust_accuracy": partial(evaluation.robust_accuracy, attacks=[few]),
     "evaluation.robust_accuracy_curve": partial(
@@ -146,6 +165,7 @@ OTHERWISE = {  # these are given pieces, models or results that others looked at
     "models.check_logits",
     "models.evaluating",
     "plots.images",
+    "projections.onto_hyperplane",
     "stack.drawn",
     "stack.members_of",
     "training.one_step",

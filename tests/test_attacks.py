@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -27,35 +28,68 @@ from strategies import (
 from torch import nn
 from torch.linalg import vector_norm
 
-from adv_lib import attacks, linear, losses, models
-from adv_lib.attacks import auto_pgd
+from adv_lib import attacks, evaluation, linear, losses, models
+from adv_lib.attacks import auto_pgd, black_box
 from adv_lib.evaluation import robust_accuracy
 from adv_lib.threat import Ball
 
 RUNS = {
     "fgsm": attacks.fgsm,
     "bim": partial(attacks.bim, steps=5),
+    "ilcm": partial(attacks.ilcm, steps=5),
+    "jsma": partial(attacks.jsma, share=0.5),
     "pgd best": partial(attacks.pgd, steps=5, restarts=2),
     "pgd first": partial(attacks.pgd, steps=5, restarts=2, keep="first"),
     "pgd last": partial(attacks.pgd, steps=5, restarts=2, keep="last"),
     "apgd": partial(attacks.apgd, steps=6, restarts=2),
     "square": partial(attacks.square, queries=20),
+    "spsa": partial(attacks.spsa, steps=3, samples=4),
+    "rays": partial(attacks.rays, queries=30),
+}
+OF_ORDERS = {"square": (2, math.inf), "rays": (math.inf,)}  # all others take any p
+WITH_A_LOSS = ("fgsm", "bim", "pgd best", "pgd first", "pgd last", "apgd")
+
+
+def for_p_2(attack):
+    """The attack with the ball's p set to 2, the only one that it takes."""
+
+    def run(model, x, y, ball, **options):
+        return attack(model, x, y, replace(ball, p=2), **options)
+
+    run.func = attack.func
+    return run
+
+
+SHORTEST = {  # of minimum norm; what they find is looked at in test_minimum_norm.py
+    "deepfool": partial(attacks.deepfool, steps=4),
+    "ddn": for_p_2(partial(attacks.ddn, steps=6)),
+    "cw": for_p_2(partial(attacks.cw, steps=4, searches=2)),
+    "fab": partial(attacks.fab, steps=4, restarts=2),
 }
 CLIMBS = {"pgd": partial(attacks.pgd, steps=10), "apgd": partial(attacks.apgd, steps=10)}
 FROM_ZERO = {"fgsm": attacks.fgsm, "bim": attacks.bim, **CLIMBS}
 each_run = pytest.mark.parametrize("attack", RUNS.values(), ids=RUNS)
+each_attack = pytest.mark.parametrize("attack", (RUNS | SHORTEST).values(), ids=RUNS | SHORTEST)
 each_climb = pytest.mark.parametrize("attack", CLIMBS.values(), ids=CLIMBS)
 each_run_and_p = pytest.mark.parametrize(
     ("attack", "p"),
     [
         pytest.param(attack, p, id=f"{name}-{p}")
         for name, attack in RUNS.items()
-        for p in (ORDERS if name != "square" else [math.inf])
+        for p in OF_ORDERS.get(name, ORDERS)
     ],
 )
-each_loss = pytest.mark.parametrize("attack", [a for k, a in RUNS.items() if k != "square"])
+each_loss = pytest.mark.parametrize("attack", [RUNS[name] for name in WITH_A_LOSS])
 from_zero = pytest.mark.parametrize("attack", FROM_ZERO.values(), ids=FROM_ZERO)
 each_keep = pytest.mark.parametrize("keep", ["best", "first", "last"])
+
+
+def taken(attack, ball):
+    """The ball, or the one with p = ∞ if the attack has no use for its p."""
+    for name, orders_ in OF_ORDERS.items():
+        if attack is RUNS[name] and ball.p not in orders_:
+            return Ball(math.inf, ball.eps, ball.box)
+    return ball
 
 
 def norms(delta, p):
@@ -83,13 +117,12 @@ class Witness:
 # ---- what is found is allowed ----
 
 
-@settings(max_examples=20)  # for each of the six attacks, with up to 16 samples each
+@settings(max_examples=20)  # for each of the attacks, with up to 16 samples each
 @each_run
 @given(problems())
 def test_what_is_found_is_allowed_and_x_plus_delta_is_in_the_box_without_any_tolerance(attack, problem):
     model, x, y, ball = problem
-    if attack is RUNS["square"]:
-        ball = Ball(math.inf, ball.eps, ball.box)
+    ball = taken(attack, ball)
     delta = attack(model, x, y, ball)
     assert (delta.shape, delta.dtype) == (x.shape, x.dtype)
     assert ball.contains(delta, x).all()
@@ -134,7 +167,7 @@ def test_gradients_of_any_size_are_followed(attack, p):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-@each_run
+@each_attack
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_empty_batch_gives_an_empty_answer(attack, shape):
     model, x, y, ball = problem(shape=shape)
@@ -174,7 +207,7 @@ each_mode = pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
 
 
 @each_mode
-@each_run
+@each_attack
 def test_statistics_modes_gradients_flags_and_global_generators_stay_as_they_are(attack, mode):
     model = messy(mode)
     before = state(model)
@@ -184,7 +217,7 @@ def test_statistics_modes_gradients_flags_and_global_generators_stay_as_they_are
 
 
 @each_mode
-@each_run
+@each_attack
 def test_so_they_do_when_the_model_fails_on_the_way(attack, mode):
     model = messy(mode)
     before, calls = state(model), itertools.count(1)
@@ -213,7 +246,7 @@ def test_so_they_do_when_the_callback_fails(attack, mode):
     assert same(state(model), before)
 
 
-@each_run
+@each_attack
 def test_so_they_do_when_an_argument_is_refused(attack):
     model, (x, y, ball) = messy("mixed"), arguments()
     before = state(model)
@@ -223,14 +256,14 @@ def test_so_they_do_when_an_argument_is_refused(attack):
     assert same(state(model), before)
 
 
-@each_run
+@each_attack
 def test_the_model_is_asked_in_eval_mode(attack):
     model, (x, y, ball) = messy("train"), arguments()
     expected = attack(messy("eval"), x, y, ball)
     assert torch.equal(attack(model, x, y, ball), expected)
 
 
-@each_run
+@each_attack
 def test_inputs_labels_and_targets_stay_as_they_are_and_get_no_gradient(attack):
     model, (x, y, ball) = messy("train"), arguments()
     targets = (y + 1) % 3
@@ -244,7 +277,7 @@ def test_inputs_labels_and_targets_stay_as_they_are_and_get_no_gradient(attack):
     assert torch.equal(delta, attack(model, x, y, ball, targets=targets))
 
 
-@each_run
+@each_attack
 def test_the_result_carries_no_gradient_and_shares_no_memory(attack):
     model, (x, y, ball) = messy("train"), arguments()
     delta = attack(model, x.clone().requires_grad_(), y, ball)
@@ -255,7 +288,7 @@ def test_the_result_carries_no_gradient_and_shares_no_memory(attack):
     assert torch.equal(x, copy)
 
 
-@each_run
+@each_attack
 def test_a_radius_that_carries_gradients_passes_none_on(attack):
     x, y, _ = arguments()
     eps = torch.full((len(x),), 0.1, requires_grad=True)
@@ -263,7 +296,7 @@ def test_a_radius_that_carries_gradients_passes_none_on(attack):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-@each_run
+@each_attack
 def test_the_answer_is_the_same_with_gradients_switched_off_and_the_switch_stays(attack, enabled):
     model = messy("train")
     expected = attack(model, *arguments())
@@ -285,7 +318,7 @@ def test_inputs_and_labels_made_in_inference_mode_are_attacked_like_others(attac
     assert torch.equal(attack(model, x, y, ball, loss=losses.margin_loss), expected)
 
 
-RANDOM = {name: RUNS[name] for name in ("pgd best", "pgd first", "pgd last", "apgd", "square")}
+RANDOM = {name: RUNS[name] for name in ("pgd best", "pgd first", "pgd last", "apgd", "square", "spsa")}
 
 
 @pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM)
@@ -302,7 +335,7 @@ def test_the_generator_decides_the_result_and_moves_on(attack):
     assert torch.equal(without, attack(*inputs, generator=seeded(0)))
 
 
-@each_run
+@each_attack
 def test_a_plain_function_and_a_module_are_attacked_alike(attack):
     model, x, y, ball = problem()
     assert torch.equal(attack(lambda x: model(x), x, y, ball), attack(model, x, y, ball))
@@ -323,9 +356,13 @@ def test_logits_may_have_another_type_than_the_inputs(attack, dtype):
 SHAPED = [(p, box, SHAPES[2 + (i + bool(box)) % 3]) for i, p in enumerate(ORDERS) for box in (None, BOX)]
 
 
+ALONE = {**FROM_ZERO, **{name: RUNS[name] for name in ("ilcm", "jsma", "rays")}}  # draw nothing
+
+
 @pytest.mark.parametrize(("p", "box", "shape"), SHAPED)  # every shape with two of the six balls
-@from_zero
+@pytest.mark.parametrize("attack", ALONE.values(), ids=ALONE)
 def test_a_batch_is_its_samples_one_by_one(attack, p, box, shape):
+    p = taken(attack, Ball(p, 0)).p
     eps = torch.tensor([0.0, 0.05, 0.1, 0.3, 0.5, 1.0], dtype=torch.float64)
     whole = problem(shape=shape, p=p, box=box, eps=eps)
     together = attack(*whole)
@@ -385,10 +422,11 @@ def test_without_a_loss_the_attack_climbs_the_log_odds_or_the_targets_lead_over_
         assert torch.equal(got, attack(model, x, y, ball, loss=default, **options))
 
 
-@pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM)
+@pytest.mark.parametrize("name", [name for name in RANDOM if name != "spsa"])
 def test_a_targeted_attack_has_arrived_where_the_prediction_is_the_target_and_not_where_it_is_wrong(
-    attack,
+    name,
 ):
+    attack = RUNS[name]
     model, x, _, _ = problem(K=4, n=40)
     y = model(x).argmax(1)
     targets = (y + 1 + torch.arange(40) % 3) % 4
@@ -743,8 +781,9 @@ def inputs_like(n, d, seed, box):
 
 
 def test_every_attack_of_the_package_is_run_here():
-    named = {getattr(run, "func", run) for run in RUNS.values()}
-    assert named == {getattr(attacks, name) for name in attacks.__all__ if name.islower()}
+    named = {getattr(run, "func", run) for run in (RUNS | SHORTEST).values()}
+    every = {getattr(attacks, name) for name in attacks.__all__ if name.islower()}
+    assert named == every - {attacks.count}
 
 
 @pytest.mark.parametrize("p", ORDERS)
@@ -805,8 +844,7 @@ def test_on_a_linear_model_of_many_classes_the_worst_margin_towards_each_target_
 @each_run
 @given(seed=seeds, p=orders, eps=st.sampled_from((0.01, 0.1, 1.0)), box=st.sampled_from((None, BOX)))
 def test_on_a_linear_model_no_attack_beats_the_exact_worst_margin(attack, seed, p, eps, box):
-    if attack is RUNS["square"]:
-        p = math.inf
+    p = taken(attack, Ball(p, eps)).p
     W, b, model, x, y, ball = linear_problem(seed, p, eps, box, 4, n=24)
     exact = linear.margins(W, b, x, y, ball)
     for options in ({}, {"targets": (y + 1) % 4}):
@@ -826,8 +864,7 @@ def test_with_a_radius_for_each_entry_what_is_found_is_allowed_and_masked_pixels
     attack, problem, seed
 ):
     model, x, y, ball = problem
-    if attack is RUNS["square"]:
-        ball = Ball(math.inf, ball.eps, ball.box)
+    ball = taken(attack, ball)
     parts = entries((len(x), *x.shape[1:]), seed, "sparse").abs().to(x)
     eps = ball.radii(x).view(-1, *[1] * (x.ndim - 1)) * parts
     ball = Ball(ball.p, eps, ball.box)
@@ -857,8 +894,8 @@ def test_masks_cost_the_attacker_and_a_mask_of_everything_costs_nothing(attack, 
     patch[:, 1:3, 2:4] = ball.eps
     whole = attack(model, x, y, Ball(p, torch.full_like(patch, ball.eps), BOX))
     torch.testing.assert_close(whole, attack(model, x, y, ball), rtol=1e-6, atol=1e-9)
-    if isinstance(attack, partial) and attack.keywords.get("keep") == "first":
-        return  # stops early
+    if attack in [RUNS[name] for name in ("pgd first", "ilcm", "jsma", "spsa", "rays")]:
+        return  # these stop early, or want something else than a small margin
     part = attack(model, x, y, Ball(p, patch, BOX))
     lead = [losses.margin(model(x + delta), y).mean() for delta in (whole, part, 0 * part)]
     assert lead[0] < lead[1] < lead[2]
@@ -997,12 +1034,12 @@ def test_where_every_step_jumps_over_the_ridge_the_steps_become_a_16th_of_the_fi
 # ---- square ----
 
 
-def asked_by_square(shape, n=4, **options):
+def asked_by_square(shape, n=4, p=math.inf, **options):
     """The perturbations that square tried, its ball and its answer; on samples that nothing breaks."""
     model, x, _, _ = problem(shape=shape, n=n, box=None)
     hold = lambda x: model(x) + torch.tensor([1e3, 0, 0])  # noqa: E731
     y, witness = torch.zeros(n, dtype=torch.int64), Witness(hold)
-    ball = Ball(math.inf, 0.3)
+    ball = Ball(p, 0.3)
     delta = attacks.square(witness, x, y, ball, **options)
     tried = torch.stack([seen - x for seen, _, _ in witness.asked])
     leads = torch.stack([losses.margin_loss(z, y) for _, z, _ in witness.asked])
@@ -1066,6 +1103,327 @@ def test_the_squares_of_square_shrink():
     assert early > 30 * late > 0
 
 
+@pytest.mark.parametrize("shape", SHAPES[1:])  # the hill of a single entry can cancel what is there
+def test_for_p_2_square_tries_perturbations_of_full_length_and_moves_length_within_each_channel(shape):
+    tried, leads, delta, _ = asked_by_square(shape, p=2, queries=60)
+    torch.testing.assert_close(norms(tried.flatten(0, 1), 2), torch.full((240,), 0.3).double())
+    for i in range(4):
+        torch.testing.assert_close(tried[leads[:, i].argmax(), i], delta[i], rtol=0, atol=1e-12)
+    height, width = (1, *shape)[-2:]
+    tried = tried.view(60, 4, -1, height, width)
+    best, lead = tried[0].clone(), leads[0].clone()
+    for query in range(1, 60):
+        side = max(3, round(math.sqrt(0.8) * max(height, width)))
+        changed = ((tried[query] - best).abs() > 1e-9).flatten(2).sum(2)
+        assert (changed <= 2 * (side + 1) ** 2).all()  # two windows
+        long = vector_norm(best, dim=(2, 3))
+        torch.testing.assert_close(vector_norm(tried[query], dim=(2, 3)), long)
+        better = leads[query] > lead
+        best[better], lead[better] = tried[query][better], leads[query][better]
+
+
+def published_hill(height, width):
+    """Rectangles around the middle, ever larger and ever lower, on top of each other."""
+    hill = torch.zeros(height, width, dtype=torch.float64)
+    rows, columns = height // 2 + 1, width // 2 + 1
+    top, left = rows - 1, columns - 1
+    for k in range(max(rows, columns)):
+        hill[
+            max(top, 0) : min(top + 2 * k + 1, height), max(0, left) : min(left + 2 * k + 1, width)
+        ] += 1 / (k + 1) ** 2
+        top, left = top - 1, left - 1
+    return hill / hill.norm()
+
+
+@pytest.mark.parametrize("side", range(2, 12))
+def test_the_hills_of_square_are_those_of_its_authors(side):
+    halves = published_hill(side // 2, side), -published_hill(side - side // 2, side)
+    expected = torch.cat(halves) / math.sqrt(2)
+    torch.testing.assert_close(black_box._hill_and_valley(side, side).T, expected)
+
+
+@pytest.mark.parametrize(("p", "eps"), [(math.inf, 0.1), (2, 0.6)])
+def test_square_breaks_nearly_as_many_digits_as_pgd_and_with_pixels_in_rows_too(p, eps, digits):
+    model, x, y = trained_on_digits(), digits.x_test[:60], digits.y_test[:60]
+    ball = Ball(p, eps, BOX)
+    pgd = robust_accuracy(model, x, y, ball, [attacks.pgd]).value
+    clean = robust_accuracy(model, x, y, ball).value
+    for images in (x, x.flatten(1)):
+        got = robust_accuracy(model, images, y, ball, [partial(attacks.square, queries=300)]).value
+        assert got <= pgd + 0.4 * (clean - pgd)
+
+
+# ---- ilcm ----
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_ilcm_is_bim_on_the_cross_entropy_of_the_class_that_is_ruled_out_most(p):
+    model, x, y, ball = problem(p=p, K=4, n=20)
+    z = model(x).detach()
+    ranked = z.argsort(1)
+    least = torch.where(ranked[:, 0] == y, ranked[:, 1], ranked[:, 0])
+    assert (ranked[:, 0] == y).any()
+    expected = attacks.bim(model, x, y, ball, loss=lambda z, y: -losses.cross_entropy(z, least))
+    got = attacks.ilcm(model, x, y, ball)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(attacks.ilcm(model, x, y, ball, targets=least), got)
+    assert (losses.cross_entropy(model(x + got), least) < losses.cross_entropy(z, least)).all()
+
+
+# ---- jsma ----
+
+
+def most_salient(model, x, target, room):
+    """The best pair of entries and its direction, by trying all: the first step of JSMA."""
+    J = torch.autograd.functional.jacobian(lambda v: model(v[None])[0], x)  # (K, d)
+    alpha, beta = J[target], J.sum(0) - J[target]
+    best, found = 0.0, torch.zeros_like(x)
+    for sign in (1.0, -1.0):
+        for i, k in itertools.combinations(range(len(x)), 2):
+            a, b = sign * (alpha[i] + alpha[k]), sign * (beta[i] + beta[k])
+            inside = all(sign * room[j, int(sign > 0)] > 0 for j in (i, k))
+            if a > 0 > b and inside and -a * b > best:
+                best, found = -a * b, torch.zeros_like(x)
+                found[[i, k]] = sign
+    return found
+
+
+@pytest.mark.parametrize("theta", [0.1, 1.0])
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("p", ORDERS)
+def test_the_first_pair_of_jsma_is_the_most_salient_of_all(p, box, theta):
+    inputs = problem(p=p, box=box, K=4, n=12)
+    model, x, _, ball = inputs
+    z = model(x).detach()
+    y, aim = z.topk(2, 1).indices.T  # right, and the strongest rival
+    delta = attacks.jsma(model, x, y, ball, theta=theta, share=0.01)
+    room = torch.stack([ball.region(x).low, ball.region(x).high], 2)
+    for i in range(12):
+        move = theta * most_salient(model, x[i], aim[i], room[i])
+        expected = ball.project(move[None], x[i : i + 1])
+        worse = losses.margin(model(x[i] + expected), y[i : i + 1]) >= losses.margin(z, y)[i]
+        torch.testing.assert_close(delta[i : i + 1], torch.where(worse, 0, expected))
+    assert (delta != 0).any()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 1])
+def test_jsma_changes_no_more_entries_than_its_share_allows(share):
+    inputs = problem(shape=(4, 6), n=20, eps=0.02)
+    changed = (attacks.jsma(*inputs, share=share) != 0).flatten(1).sum(1)
+    assert changed.max() <= max(2, 24 * share)
+    assert changed.max() >= min(8, max(2, 20 * share))
+
+
+def test_jsma_reaches_its_targets_and_a_single_entry_has_no_pair():
+    inputs = problem(K=4, n=40, eps=1.0)
+    y = inputs.model(inputs.x).argmax(1)
+    targets = (y + 1 + torch.arange(40) % 3) % 4
+    delta = attacks.jsma(*inputs._replace(y=y), share=1, targets=targets)
+    assert (inputs.model(inputs.x + delta).argmax(1) == targets).double().mean() > 0.5
+    assert (attacks.jsma(*problem(shape=(1,))) == 0).all()
+
+
+# ---- spsa ----
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+@pytest.mark.parametrize("keep", ["first", "best"])
+def test_spsa_asks_in_the_box_without_gradients_and_2m_plus_1_times_a_step(keep, box):
+    inputs = problem(eps=1e-6, box=box)
+    inputs = inputs._replace(y=inputs.model(inputs.x).argmax(1))  # nothing breaks
+    witness, (_, *rest) = Witness(inputs.model), inputs
+    attacks.spsa(witness, *rest, steps=3, samples=4, keep=keep)
+    assert not any(gradient for _, _, gradient in witness.asked)
+    assert sum(len(x) for x, _, _ in witness.asked) == 6 * (3 * (2 * 4 + 1) + 1)
+    if box:
+        assert all((x >= 0).all() and (x <= 1).all() for x, _, _ in witness.asked)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_on_a_linear_model_the_slope_of_spsa_is_the_gradient_on_average(p):
+    W, _, model, x, y, ball = linear_problem(0, p, 0.3, None, 2, n=20)
+    one = attacks.spsa(model, x, y, ball, steps=1, samples=4000, step_size=0.2, keep="best")
+    v = attacks.pgd(model, x, y, ball, steps=1, step_size=0.2, keep="best")
+    g = (1 - 2 * y[:, None]) * (W[1] - W[0])  # uphill for every sample
+    assert ((g * one).sum(1) >= 0.97 * (g * v).sum(1)).all()
+
+
+def test_spsa_needs_no_slope_of_the_model(digits):
+    model, x, y = trained_on_digits(), digits.x_test[:100], digits.y_test[:100]
+    ball = Ball(math.inf, 0.1, BOX)
+    blunt = lambda x: model((x * 64).round() / 64).detach()  # noqa: E731
+    clean, pgd, spsa = (
+        robust_accuracy(m, x, y, ball, a).value
+        for m, a in ((model, []), (model, [attacks.pgd]), (blunt, [attacks.spsa]))
+    )
+    assert spsa <= pgd + 0.3 * (clean - pgd)
+
+
+def test_with_the_first_kept_spsa_asks_no_more_about_who_is_broken_and_breaks_whom_the_best_breaks():
+    inputs = right(n=40, eps=0.15)
+    options = {"steps": 10, "samples": 8}
+    broken = [inputs.leads(attacks.spsa(*inputs, keep=k, **options)) >= 0 for k in ("first", "best")]
+    assert torch.equal(*broken)
+    first, best = (
+        attacks.count(partial(attacks.spsa, keep=k, **options), *inputs)[1].forward
+        for k in ("first", "best")
+    )
+    assert (best == 10 * 17 + 1).all()
+    assert (first < best)[broken[0]].all()
+    assert (first == best)[~broken[0]].all()
+
+
+# ---- rays ----
+
+
+def by_rays(wrong, x, eps, queries, lo, hi, halvings=10):
+    """Chen & Gu 2020 for one sample, in plain loops: the direction, the shortest r, and the queries."""
+    asked = 0
+
+    def hit(signs, r):
+        nonlocal asked
+        asked += 1
+        return wrong((r * signs).clamp(lo - x, hi - x))
+
+    signs, r = torch.ones_like(x), math.inf
+    if hit(signs, 0.0):
+        return signs, 0.0, asked
+    level = begin = 0
+    while asked < queries and r > eps:
+        size = math.ceil(len(x) / 2**level)
+        turned = signs.clone()
+        turned[begin : begin + size] *= -1
+        near, far = 0.0, min(r, hi - lo)
+        if hit(turned, far):
+            for _ in range(halvings):
+                if asked >= queries or far <= eps:
+                    break
+                middle = (near + far) / 2
+                if hit(turned, middle):
+                    far = middle
+                else:
+                    near = middle
+            if far < r:
+                signs, r = turned, far
+        begin += size
+        if begin >= len(x):
+            level, begin = level + 1, 0
+    return signs, r, asked
+
+
+@pytest.mark.parametrize("queries", [1, 7, 40, 400])
+@pytest.mark.parametrize("shape", [(1,), (8,), (3, 5)])
+def test_rays_is_the_published_search_sample_by_sample(shape, queries):
+    inputs = problem(shape=shape, n=20, eps=0.1)
+    model, x, y, _ = inputs
+    delta, counts = attacks.count(partial(attacks.rays, queries=queries), *inputs)
+    found = 0
+    for i in range(20):
+        wrong = lambda d, i=i: bool(model((x[i].flatten() + d)[None]).argmax() != y[i])  # noqa: E731
+        signs, r, asked = by_rays(wrong, x[i].flatten(), 0.1, queries, *BOX)
+        assert counts.forward[i] == counts.labels[i] == asked
+        expected = r * signs if r <= 0.1 else 0 * signs
+        expected = expected.clamp(-x[i].flatten(), 1 - x[i].flatten())
+        torch.testing.assert_close(delta[i].flatten(), expected, rtol=0, atol=1e-12)
+        found += 0 < r <= 0.1
+    assert found or queries < 400
+
+
+def test_rays_looks_at_nothing_but_the_class():
+    inputs = problem(n=20, eps=0.1)
+    expected = attacks.rays(*inputs)
+    for answer in (lambda z: torch.nn.functional.one_hot(z.argmax(1), 3).to(z), lambda z: (5 * z).exp()):
+        got = attacks.rays(lambda x, answer=answer: answer(inputs.model(x)), *inputs[1:])
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+def test_what_rays_returns_is_broken_or_0_and_with_targets_it_is_the_target(box):
+    model, x, _, ball = problem(K=4, n=40, eps=0.2, box=box)
+    y = model(x).argmax(1)
+    targets = (y + 1 + torch.arange(40) % 3) % 4
+    for options in ({}, {"targets": targets}):
+        delta = attacks.rays(model, x, y, ball, **options)
+        moved, label = (delta != 0).any(1), model(x + delta).argmax(1)
+        assert 0 < moved.sum() < 40
+        assert (label == targets if options else label != y)[moved].all()
+        assert (label == y)[~moved].all()
+
+
+def endless(box=BOX):
+    """A ball with ε = ∞."""
+    ball = Ball(math.inf, 1.0, box)
+    object.__setattr__(ball, "eps", math.inf)
+    return ball
+
+
+def test_with_no_radius_at_all_rays_comes_as_near_as_its_queries_take_it():
+    """On a linear model of two classes the nearest point of the other is |margin| / ‖w‖₁ away."""
+    W, _, _, x, _, _ = linear_problem(3, math.inf, 1.0, BOX, 2, n=40, d=8)
+    model, x = lambda x: (x - 0.5) @ W.T, 0.5 + 0.2 * (x - 0.5)
+    y = model(x).argmax(1)
+    exact = losses.margin(model(x), y) / (W[1] - W[0]).abs().sum()
+    near = exact < 0.3  # no box in the way
+    delta = attacks.rays(model, x, y, endless())
+    assert (model(x + delta).argmax(1) != y)[near].all()
+    assert near.sum() > 5
+    assert (norms(delta, math.inf) <= 1.01 * exact)[near].all()
+    with pytest.raises(ValueError, match="a box where eps is infinite"):
+        attacks.rays(model, x, y, endless(None))
+
+
+# ---- what is asked ----
+
+
+@each_run
+def test_what_an_attack_asks_is_counted_sample_by_sample(attack):
+    """The first entry of each sample may not move: it says which sample a question is about."""
+    model, x, _, ball = problem(n=12, eps=0.15)
+    x[:, 0] = torch.linspace(0.1, 0.9, 12)
+    y = model(x).argmax(1)
+    eps = torch.full((1, 8), 0.15).double()
+    eps[0, 0] = 0
+    witness, ball = Witness(model), Ball(math.inf, eps, BOX)
+    delta, counts = attacks.count(attack, witness, x, y, ball)
+    assert torch.equal(delta, attack(model, x, y, ball))
+    about = [(x[:, :1] == at[:, 0]).double().argmax(0) for at, *_ in witness.asked]
+    slopes = [rows for rows, (_, _, gradient) in zip(about, witness.asked, strict=True) if gradient]
+    assert torch.equal(counts.forward, torch.cat(about).bincount(minlength=12))
+    taken_ = torch.cat(slopes or [about[0][:0]]).bincount(minlength=12)
+    assert torch.equal(counts.backward, taken_ * (2 if attack is RUNS["jsma"] else 1))
+    assert torch.equal(counts.labels, counts.forward * (attack is RUNS["rays"]))
+    if attack in [RUNS[name] for name in ("pgd first", "square", "spsa", "rays", "jsma")]:
+        assert counts.forward.unique().numel() > 1  # who is broken is left alone
+
+
+def test_counts_of_attacks_within_attacks_add_up_and_nobody_counts_afterwards():
+    inputs = problem()
+    both = lambda *given: attacks.fgsm(*given) + 0 * attacks.bim(*given)  # noqa: E731
+    _, counts = attacks.count(both, *inputs)
+    assert (counts.forward == 11).all()
+    assert (counts.backward == 11).all()
+    nested = lambda *given: attacks.count(attacks.fgsm, *given)[0] + both(*given)  # noqa: E731
+    _, counts = attacks.count(nested, *inputs)
+    assert (counts.forward == 12).all()
+
+    def fails(*given):
+        attacks.fgsm(*given)
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        attacks.count(fails, *inputs)
+    attacks.fgsm(*inputs)
+    assert (counts.forward == 12).all()
+
+
+def test_a_table_can_have_a_column_of_what_was_asked():
+    model, x, y, ball = right()
+    table = evaluation.table({"net": [model]}, x, y, ball, {"pgd": RUNS["pgd first"]})
+    _, counts = attacks.count(RUNS["pgd first"], model, x, y, ball)
+    asked = evaluation.Spread((counts.forward.double().mean(),))
+    assert table.markdown(["pgd"], asked={"net": asked}).endswith(f" | {asked:.1f} |")
+
+
 # ---- saturation ----
 
 
@@ -1094,7 +1452,7 @@ def test_multiplying_the_logits_by_64_hides_the_broken_samples_from_cross_entrop
 # ---- probabilities ----
 
 
-@each_run
+@each_attack
 def test_a_model_that_returns_probabilities_is_warned_of_where_the_attack_is_called(attack):
     model, x, y, ball = problem()
     with pytest.warns(UserWarning, match="probabilities, not logits") as caught:
@@ -1140,7 +1498,7 @@ def test_a_network_with_logits_that_happen_to_sum_to_1_on_one_sample_is_not_warn
         )
 
 
-@each_run
+@each_attack
 def test_logits_are_not_warned_of(attack):
     model, x, y, ball = problem()
     with warnings.catch_warnings():

@@ -173,9 +173,11 @@ def logits_and_labels(function):
         yield name, lambda: call(targets=labels), "targets differ labels both the same"
 
 
-def attacked(name, attack):
-    """What every attack refuses."""
-    climbs, image = name != "attacks.square", torch.rand(4, 2)
+def attacked(name, attack, climbs=True, loss=True):
+    """What every attack refuses; loss: whether it takes one."""
+    image, right = torch.rand(4, 2), 2 * torch.eye(3)[labels]  # the answers to which let no sample go
+    shortest = name in ("attacks.deepfool", "attacks.ddn", "attacks.cw", "attacks.fab")
+    cube = Ball(2 if name in ("attacks.ddn", "attacks.cw") else INF, 0.1, (0, 1))
 
     def call(model=net, x=x, y=labels, ball=cube, **options):
         attack(model, x, y, ball, **options)
@@ -183,12 +185,14 @@ def attacked(name, attack):
     yield name, lambda: call(x=x + 1), "x must lie in the box [0, 1] from"
     yield name, lambda: call(x=with_entry(x, -0.01)), "x must lie in the box -0.01"
     yield name, lambda: call(x=with_entry(x, NAN)), "finite NaN"
-    yield name, lambda: call(x=with_entry(x, NAN), ball=Ball(INF, 0.1)), "finite NaN"
-    yield name, lambda: call(x=with_entry(x, INF), ball=Ball(INF, 0.1)), "finite infinity"
+    if name != "attacks.cw":  # which needs a box
+        free = Ball(cube.p, 0.1)
+        yield name, lambda: call(x=with_entry(x, NAN), ball=free), "finite NaN"
+        yield name, lambda: call(x=with_entry(x, INF), ball=free), "finite infinity"
     yield name, lambda: call(x=(9 * x).long()), "floating-point int64"
     yield name, lambda: call(x=x[0], y=labels[:2]), "batch (n, *shape) (2,)"
-    yield name, lambda: call(ball=Ball(INF, torch.ones(3))), "eps 3 entries 4 samples"
-    yield name, lambda: call(ball=Ball(INF, -0.1)), "eps ≥ 0 -0.1"
+    yield name, lambda: call(ball=Ball(cube.p, torch.ones(3), (0, 1))), "eps 3 entries 4 samples"
+    yield name, lambda: call(ball=Ball(cube.p, -0.1)), "eps ≥ 0 -0.1"
     for options, at in (({}, "y"), ({"y": labels}, "targets")):
         which = partial(call, **options)
         yield name, lambda f=which, at=at: f(**{at: labels + 1}), "labels from 0 to 2"
@@ -202,18 +206,25 @@ def attacked(name, attack):
     yield name, lambda: call(lambda x: net(x)[:, 0]), "logits (4, K) (4,)"
     yield name, lambda: call(lambda x: net(x)[:2]), "logits (4, K) (2, 3)"
     yield name, lambda: call(lambda x: net(x) * NAN), "NaN"
-    yield name, lambda: call(lambda x: net(x) / 0), "NaN"
+    if name != "attacks.rays":  # to which an infinite logit is the largest
+        yield name, lambda: call(lambda x: net(x) / 0), "NaN"
     if not climbs:
         return
     margin, no_slope = losses.margin_loss, "does not depend on x autograd"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y).mean()), "loss (4,) one a sample ()"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:, None]), "loss (4,) (4, 1)"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y)[:2]), "loss (4,) (2,)"
-    yield name, lambda: call(loss=lambda z, y: margin(z, y) * NAN), "NaN"
-    yield name, lambda: call(loss=lambda z, y: torch.zeros(4)), no_slope
-    yield name, lambda: call(lambda x: torch.rand(4, 3)), no_slope
+    if shortest:
+        yield name, lambda: call(ball=Ball(cube.p, torch.full((4, 2), 0.1), (0, 1))), "one eps a sample"
+        yield name, lambda: call(ball=Ball(cube.p, NAN)), "eps nan"
+    else:
+        yield name, lambda: call(ball=Ball(INF, INF)), "finite eps a box no end"
+    if loss:
+        yield name, lambda: call(loss=lambda z, y: margin(z, y).mean()), "loss (4,) one a sample ()"
+        yield name, lambda: call(loss=lambda z, y: margin(z, y)[:, None]), "loss (4,) (4, 1)"
+        yield name, lambda: call(loss=lambda z, y: margin(z, y)[:2]), "loss (4,) (2,)"
+        yield name, lambda: call(loss=lambda z, y: margin(z, y) * NAN), "NaN"
+        yield name, lambda: call(loss=lambda z, y: torch.zeros(4)), no_slope
+    yield name, lambda: call(lambda x: right + torch.rand(4, 3)), no_slope
     yield name, lambda: call(lambda x: net(x.detach())), no_slope
-    yield name, lambda: call(lambda x: net(image) - 0 * x.detach().sum()), no_slope
+    yield name, lambda: call(lambda x: net(image[: len(x)]) - 0 * x.detach().sum()), no_slope
     yield name, lambda: call(lambda x: net(x) + (x - x.detach()).abs().sqrt().sum()), "gradient NaN"
 
 
@@ -929,7 +940,8 @@ def table():
     yield "threat.Ball", lambda: Ball("inf", 0.1), "p must be 'inf'"
     yield "threat.Ball", lambda: Ball(2, -0.1), "eps ≥ 0 -0.1"
     yield "threat.Ball", lambda: Ball(2, NAN), "eps finite nan"
-    yield "threat.Ball", lambda: Ball(2, INF), "eps finite inf"
+    yield "threat.Ball", lambda: Ball(2, -INF), "eps finite -inf"
+    yield "threat.Ball", lambda: Ball(2, torch.tensor([[0.1, INF]])), "eps finite one per entry inf"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([0.1, -0.1])), "eps ≥ 0"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([0.1, NAN])), "eps finite"
     yield "threat.Ball", lambda: Ball(2, torch.tensor([[0.1, NAN]])), "eps one per entry nan"
@@ -937,6 +949,14 @@ def table():
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, 0)), "box lo < hi"
     yield "threat.Ball", lambda: Ball(2, 0.1, (0, NAN)), "box lo < hi nan"
     yield "threat.Ball", lambda: Ball(2, 0.1, (-INF, 1)), "box lo < hi inf"
+    endless = Ball(2, INF), Ball(2, torch.tensor([0.1, INF, 0.1, 0.1]))
+    for method in ("support", "argmax", "sample", "region"):
+        for ball_bad in endless:
+            call = lambda m=method, at=ball_bad: getattr(at, m)(x)  # noqa: E731
+            yield f"threat.Ball.{method}", call, "finite eps a box no end"
+    for method in ("support", "argmax"):
+        call = lambda m=method: getattr(Ball(2, INF, (0, 1)), m)(x)  # noqa: E731
+        yield f"threat.Ball.{method}", call, "finite eps x, for the box"
     for method in ("support", "argmax", "project", "contains", "sample", "region"):
         yield from batches(method)
         yield from inputs_in_the_box(method)
@@ -975,7 +995,28 @@ def table():
     for keep in ("best", "first", "last"):
         yield from attacked("attacks.pgd", partial(attacks.pgd, steps=3, keep=keep))
     yield from attacked("attacks.apgd", partial(attacks.apgd, steps=3))
-    yield from attacked("attacks.square", partial(attacks.square, queries=5))
+    for p in (2, INF):
+        square = lambda m, x, y, b, p=p, **more: attacks.square(  # noqa: E731
+            m, x, y, Ball(p, b.eps, b.box), queries=5, **more
+        )
+        yield from attacked("attacks.square", square, climbs=False)
+    yield from attacked("attacks.spsa", partial(attacks.spsa, steps=2, samples=2), climbs=False)
+    yield from attacked("attacks.rays", partial(attacks.rays, queries=5), climbs=False)
+    yield from attacked("attacks.ilcm", partial(attacks.ilcm, steps=3), loss=False)
+    yield from attacked("attacks.jsma", attacks.jsma, loss=False)
+    for name, options in (("deepfool", {}), ("ddn", {}), ("cw", {"searches": 1}), ("fab", {})):
+        attack = partial(getattr(attacks, name), **options)
+        yield from attacked(f"attacks.{name}", partial(attack, steps=3), loss=False)
+        on = Ball(2, 0.1, (0, 1))
+        yield f"attacks.{name}", lambda f=attack, b=on: f(net, x, labels, b, steps=0), "steps ≥ 1 0"
+        if name in ("ddn", "cw"):
+            yield f"attacks.{name}", lambda f=attack: f(net, x, labels, cube), "p = 2 p = inf"
+    name, cw = "attacks.cw", partial(attacks.cw, net, x, labels)
+    yield name, lambda: cw(ball), "a box Ball"
+    yield name, lambda: cw(boxed, searches=0), "searches ≥ 1 0"
+    for confidence in (-0.1, NAN, INF):
+        yield name, lambda k=confidence: cw(boxed, confidence=k), f"confidence ≥ 0 {confidence}"
+    yield "attacks.fab", lambda: attacks.fab(net, x, labels, cube, restarts=0), "restarts ≥ 1 0"
     name, pgd = "attacks.pgd", partial(attacks.pgd, net, x, labels, cube)
     yield name, lambda: pgd(steps=-1), "steps ≥ 0 -1"
     yield name, lambda: pgd(restarts=0), "restarts ≥ 1 0"
@@ -996,10 +1037,34 @@ def table():
     yield name, lambda: apgd(steps=0), "steps ≥ 1 0"
     yield name, lambda: apgd(restarts=0), "restarts ≥ 1 0"
     name, square = "attacks.square", partial(attacks.square, net, x, labels)
-    yield name, lambda: square(ball), "p = inf 2"
-    yield name, lambda: square(Ball(1, 0.1)), "p = inf 1"
+    yield name, lambda: square(Ball(1, 0.1)), "p = 2 or inf 1"
     yield name, lambda: square(cube, queries=0), "queries ≥ 1 0"
-    yield "attacks.bim", lambda: attacks.bim(net, x, labels, cube, steps=0), "steps ≥ 1 0"
+    yield name, lambda: square(cube, keep="last"), "best first 'last'"
+    for attack in (attacks.bim, attacks.ilcm):
+        steps = partial(attack, net, x, labels, cube, steps=0)
+        yield f"attacks.{attack.__name__}", steps, "steps ≥ 1 0"
+    name, jsma = "attacks.jsma", partial(attacks.jsma, net, x, labels, cube)
+    for theta in (0, -1, NAN, INF):
+        yield name, lambda t=theta: jsma(theta=t), f"theta > 0 {theta}"
+    for share in (0, -0.1, 1.1, NAN):
+        yield name, lambda s=share: jsma(share=s), f"share ≤ 1 {share}"
+    name, spsa = "attacks.spsa", partial(attacks.spsa, net, x, labels, cube)
+    yield name, lambda: spsa(steps=0), "steps ≥ 1 0"
+    yield name, lambda: spsa(samples=0), "samples ≥ 1 0"
+    yield name, lambda: spsa(keep="last"), "best first 'last'"
+    for size in (0, -0.1, NAN, INF):
+        yield name, lambda size=size: spsa(radius=size), f"radius > 0 {size}"
+        yield name, lambda size=size: spsa(step_size=size), f"step_size > 0 {size}"
+    yield name, lambda: spsa(radius=0.51), "half the width box 0.51"
+    name, rays = "attacks.rays", partial(attacks.rays, net, x, labels)
+    yield name, lambda: rays(ball), "p = inf 2"
+    yield name, lambda: rays(Ball(1, 0.1)), "p = inf 1"
+    yield name, lambda: rays(cube, queries=0), "queries ≥ 1 0"
+    name, own = "attacks.count", lambda m, x, y, ball: 0 * x
+    yield name, lambda: attacks.count(None, net, x, labels, cube), "an attack NoneType"
+    yield name, lambda: attacks.count(own, net, x, labels, cube), "of this package"
+    halves = lambda m, x, y, ball: attacks.fgsm(m, x[:2], y[:2], ball)  # noqa: E731
+    yield name, lambda: attacks.count(halves, net, x, labels, cube), "all samples at once"
 
     yield from pieces()
     yield from of_conjugates()
@@ -1240,6 +1305,7 @@ HARMLESS = {
     "affine.Affine",
     "affine.Bounds",
     "affine.width",
+    "attacks.Counts",
     "attacks.Iterate",
     "bounds.interval",  # what it is given comes from affine_pieces and its like
     "branching.Case",
@@ -1271,6 +1337,8 @@ HARMLESS = {
     "projections.furthest",
     "projections.nearest",
     "projections.norm",
+    "projections.onto_hyperplane",
+    "projections.shortest",
     "projections.soft_threshold",
     "projections.soften",
     "projections.to_length",

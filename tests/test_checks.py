@@ -24,6 +24,7 @@ from adv_lib.checks import (
     Numbers,
     Verdict,
     adversarial_training,
+    arena,
     progress,
 )
 from adv_lib.checks import dent as dent_checks
@@ -66,6 +67,35 @@ OPEN = {
         ],
     ),
 }
+
+
+def behind(defense, x, y, ball):
+    """PGD on the network that a defense of the arena is built around."""
+    return attacks.pgd(defense.model, x, y, ball)
+
+
+MALFORMED = [
+    (3, "expected a function"),
+    (lambda defense, x, y, ball: x[0], "expected δ like x"),
+    (lambda defense, x, y, ball: torch.ones_like(x), "keep ‖δ‖_∞ ≤ ε"),
+]
+OPEN["trial.missing"] = (
+    [["another loss", "a stand-in gradient", "mean over draws", "targets", "nothing"]],
+    [
+        (["another loss"], "a list of 5 entries"),
+        (["nothing", "nothing", "nothing", "nothing", "nothing"], "The loss is to blame"),
+        (["another loss", "another loss", "nothing", "nothing", "nothing"], "no gradient: put one"),
+        (["another loss", "a stand-in gradient", "luck", "targets", "nothing"], "expected one of"),
+    ],
+)
+OPEN["trial.lacking"] = (
+    [behind],
+    [*MALFORMED, (attacks.pgd, "has the gradient 0"), (attacks.square, "Every answer is drawn anew")],
+)
+OPEN["trial.fight"] = (
+    [arena.best_known],
+    [*MALFORMED, (attacks.pgd, "PGD as it comes"), (arena.every_target, "behind on Cedar, Elm")],
+)
 
 
 def own(z, y):
@@ -518,7 +548,12 @@ def wrong_answers(name, exercise):
     yield from OPEN.get(name, ([], []))[1]
 
 
-TRAIN = ("adversarial_training.ramp", "adversarial_training.random_start")  # a network for an answer
+TRAIN = (  # a network for an answer, or six to attack
+    "adversarial_training.ramp",
+    "adversarial_training.random_start",
+    "trial.lacking",
+    "trial.fight",
+)
 
 
 def answers(of):

@@ -27,7 +27,7 @@ from strategies import (
 from torch import nn
 
 from adv_lib import attacks, bounds, linear, losses, models
-from adv_lib.diagnostics import Symptom, landscape, loss_along, masking
+from adv_lib.diagnostics import Symptom, cross_section, landscape, loss_along, masking
 from adv_lib.evaluation import (
     Rate,
     Spread,
@@ -707,3 +707,25 @@ def test_drawing_a_landscape_leaves_modes_statistics_and_gradients_alone():
     assert all(module.training for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(got, landscape(model.eval(), x, y, ball, t))
+
+
+# ---- a cut through the decision regions ----
+
+
+def test_a_cross_section_cuts_along_the_attack_and_orthogonally_to_it():
+    W = torch.eye(3, dtype=torch.float64)
+    x, delta = (
+        torch.tensor([[0.5, 0.2, 0.1]], dtype=W.dtype),
+        torch.tensor([[0.0, 0.3, 0.4]], dtype=W.dtype),
+    )
+    along, across = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([-1.0, 0.0, 1.0, 3.0])
+    z = cross_section(lambda v: v @ W.T, x, delta, along, across)
+    assert z.shape == (3, 4, 3)
+    for i, s in enumerate(along):
+        for j, t in enumerate(across):
+            moved = z[i, j] - x[0] - s * delta[0]
+            assert abs(float((moved * delta[0]).sum())) < 1e-9
+            assert float(moved.norm()) == pytest.approx(abs(float(t)) * 0.5, abs=1e-9)
+    other = cross_section(lambda v: v @ W.T, x, delta, along, across, generator=seeded(1))
+    assert torch.equal(other[:, 1], z[:, 1])
+    assert not torch.allclose(other, z)

@@ -20,8 +20,8 @@ ORDER = [
     "stack",
     "losses",
     "linear",
-    "attacks",
     "_work",
+    "attacks",
     "affine",
     "conjugates",
     "dual",
@@ -32,7 +32,17 @@ ORDER = [
     "exact",
 ]
 ORDER += ["danskin", "optimisers", "_checkpoint", "training", "dent"]
-ORDER += ["evaluation", "diagnostics", "adaptive", "_page", "_drawing", "plots", "_predict", "widgets"]
+ORDER += [
+    "evaluation",
+    "suite",
+    "diagnostics",
+    "adaptive",
+    "_page",
+    "_drawing",
+    "plots",
+    "_predict",
+    "widgets",
+]
 ORDER += ["checks"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 each = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

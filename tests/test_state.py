@@ -107,9 +107,16 @@ CALLS = {
     "product_weights": lambda: danskin.product_weights(x @ x.T, 3),
     "descent_direction": lambda: danskin.descent_direction(W),
     "square": lambda: attacks.square(net, x, labels, Ball(math.inf, eps, BOX), queries=10),
-    "square images": lambda: attacks.square(
-        models.convnet((1, 4, 4), 3), image, labels, Ball(math.inf, 0.1), queries=10
-    ),
+    **{
+        f"square images {p}": lambda p=p: attacks.square(
+            models.convnet((1, 4, 4), 3), image, labels, Ball(p, 0.1), queries=10
+        )
+        for p in (2, math.inf)
+    },
+    "rays": lambda: attacks.rays(net, x, labels, Ball(math.inf, eps, BOX), queries=30),
+    "count": lambda: attacks.count(attacks.fgsm, net, x, labels, Ball(math.inf, eps, BOX)),
+    "ddn": lambda: attacks.ddn(net, x, labels, Ball(2, eps), steps=5),
+    "cw": lambda: attacks.cw(net, x, labels, Ball(2, eps, BOX), steps=5, searches=2),
     "mlp with norms": lambda: models.mlp([4, 3, 2], norm=True).state_dict(),
     "entropy": lambda: losses.entropy(x[:, :3]),
     "information": lambda: losses.information(x[:, :3]),
@@ -144,11 +151,16 @@ CALLS = {
 ATTACKS = {
     "fgsm": attacks.fgsm,
     "bim": partial(attacks.bim, steps=3),
+    "ilcm": partial(attacks.ilcm, steps=3),
+    "jsma": attacks.jsma,
+    "spsa": partial(attacks.spsa, steps=2, samples=3),
     **{
         f"pgd {keep}": partial(attacks.pgd, steps=4, restarts=2, keep=keep)
         for keep in ("best", "first", "last")
     },
     "apgd": partial(attacks.apgd, steps=4, restarts=2),
+    "deepfool": partial(attacks.deepfool, steps=4),
+    "fab": partial(attacks.fab, steps=3, restarts=2),
 }
 for scope in ("batch", "sample"):
     for adapt in ("model", "input", "both"):

@@ -11,6 +11,7 @@ from strategies import (
     BOX,
     DTYPES,
     ORDERS,
+    SHAPES,
     Case,
     cases,
     entries,
@@ -23,6 +24,7 @@ from strategies import (
 from torch.autograd import gradcheck
 from torch.linalg import vector_norm
 
+from adv_lib import attacks, bounds, linear, models
 from adv_lib.threat import Ball, Region
 
 many_rows = settings(max_examples=40)  # each a batch of up to 16 samples
@@ -895,3 +897,58 @@ def test_the_ball_and_the_region_of_some_samples_keep_the_radii_of_their_entries
     assert torch.equal(
         region[part].project(case.v.flatten(1)[part]), region.project(case.v.flatten(1))[part]
     )
+
+
+# ---- a ball without an end ----
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-2.0, 3.0)])
+def test_with_a_box_a_ball_without_an_end_is_the_box(p, shape, box):
+    x = (box[1] - box[0]) * inputs((4, *shape), 0) + box[0]
+    w = entries(x.shape, 1, "plain")
+    endless = Ball(p, math.inf, box)
+    corner = torch.where(w > 0, box[1] - x, box[0] - x)
+    torch.testing.assert_close(endless.support(w, x), (w * corner).flatten(1).sum(1))
+    torch.testing.assert_close(endless.argmax(w, x), corner)
+    torch.testing.assert_close(endless.project(100 * w, x), (x + 100 * w).clamp(*box) - x)
+    assert endless.contains(corner, x).all()
+    assert not endless.contains(1.01 * corner, x).any()
+    assert endless.contains(endless.sample(x), x).all()
+    assert (endless.radii(x) == math.inf).all()
+    region = endless.region(x)
+    assert (region.eps >= torch.linalg.vector_norm(corner.flatten(1), ord=p, dim=1)[:, None]).all()
+    assert region.eps.isfinite().all()
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_without_a_box_it_holds_everything_and_some_samples_may_have_an_end(p):
+    v = 1e6 * entries((4, 8), 0, "uneven")
+    endless = Ball(p, math.inf)
+    assert torch.equal(endless.project(v), v)
+    assert endless.contains(v).all()
+    assert torch.equal(endless.region(v, endless=True).project(v), v)
+    some = Ball(p, torch.tensor([0.1, math.inf, 0.1, math.inf], dtype=torch.float64))
+    assert some.contains(v).tolist() == [False, True, False, True]
+    expected = torch.where(torch.tensor([[False], [True]] * 2), v, Ball(p, 0.1).project(v))
+    torch.testing.assert_close(some.project(v), expected)
+
+
+def test_what_has_no_answer_on_it_says_so_and_what_has_one_in_the_box_gives_it():
+    W, b, x, y = torch.eye(3, 4), torch.zeros(3), torch.rand(2, 4), torch.tensor([0, 1])
+    net = models.mlp([4, 5, 3])
+    for call in (
+        lambda ball: linear.margins(W, b, x, y, ball),
+        lambda ball: linear.worst_case(W[0], x, 2 * y - 1, ball),
+        lambda ball: bounds.margins(net, x, y, ball),
+        lambda ball: bounds.margins(net, x, y, ball, "crown"),
+        lambda ball: attacks.pgd(net, x, y, ball),
+        lambda ball: attacks.apgd(net, x, y, ball),
+    ):
+        with pytest.raises(ValueError, match="no end"):
+            call(Ball(math.inf, math.inf))
+        boxed = call(Ball(math.inf, math.inf, BOX))
+        torch.testing.assert_close(boxed, call(Ball(math.inf, 1.0, BOX)))
+    with pytest.raises(ValueError, match="one finite eps"):
+        linear.robust_logistic_regression(x, 2 * y - 1, Ball(2, math.inf))

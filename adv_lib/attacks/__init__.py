@@ -15,12 +15,35 @@ ValueError for x outside the box or not finite, for a model that returns no logi
 not fit them and for a loss that does not give one number a sample, and warn of a model that seems to
 return probabilities, on which every loss here is wrong.
 
+`count` says how often an attack asked the model about each sample. `square` and `spsa` ask for logits
+only, `rays` for nothing but the class.
+
 What they share, what is climbed and which iterate is kept, is in `_search`.
 """
 
-from ._search import Iterate
+from ._search import Counts, Iterate, count
 from .auto_pgd import apgd
-from .black_box import square
-from .gradient import bim, fgsm, pgd
+from .black_box import spsa, square
+from .gradient import bim, fgsm, ilcm, pgd
+from .hard_label import rays
+from .minimum_norm import cw, ddn, deepfool, fab
+from .saliency import jsma
 
-__all__ = ["Iterate", "apgd", "bim", "fgsm", "pgd", "square"]
+__all__ = [
+    "Counts",
+    "Iterate",
+    "apgd",
+    "bim",
+    "count",
+    "cw",
+    "ddn",
+    "deepfool",
+    "fab",
+    "fgsm",
+    "ilcm",
+    "jsma",
+    "pgd",
+    "rays",
+    "spsa",
+    "square",
+]

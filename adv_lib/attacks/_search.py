@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -36,11 +37,55 @@ class Iterate(NamedTuple):
     margin: Tensor
 
 
+class Counts(NamedTuple):
+    """How often an attack asked the model about each sample, (n,) int64 each.
+
+    forward: how often it answered.  backward: how many gradients were taken.  labels: of how many
+    answers the attack saw nothing but the class; all of them for an attack that needs no logits.
+    """
+
+    forward: Tensor
+    backward: Tensor
+    labels: Tensor
+
+
+_counted: ContextVar[list[Counts] | None] = ContextVar("counted", default=None)  # of each run so far
+
+
+def count(
+    attack: Callable[..., Tensor], model: Model, x: Tensor, y: Tensor, ball: Ball
+) -> tuple[Tensor, Counts]:
+    """What attack(model, x, y, ball) finds, and how often it asked the model about each sample.
+
+    attack: one of `attacks`, or a function that calls some of them on all samples. A sample that it
+            drops is not asked about, and not counted, from then on. What the model does for an answer,
+            such as drawing several times, is its own affair.
+    Returns δ like x and `Counts`. Their means as `evaluation.Spread` are further columns for
+    `evaluation.Table.markdown`.
+    Raises ValueError for an attack of another kind.
+    """
+    if not callable(attack):
+        raise ValueError(f"expected an attack, which takes (model, x, y, ball), got {kind(attack)}")
+    runs: list[Counts] = []
+    before = _counted.set(runs)
+    try:
+        delta = attack(model, x, y, ball)
+    finally:
+        _counted.reset(before)
+        if (outer := _counted.get()) is not None:
+            outer.extend(runs)
+    if not runs or any(len(run.forward) != len(x) for run in runs):
+        raise ValueError(f"expected an attack of this package, on all samples at once, got {attack}")
+    return delta, Counts(*(torch.stack(what).sum(0) for what in zip(*runs, strict=True)))
+
+
 class Search:
     """One run of an attack on the samples x; every δ is a row of (n, d) here.
 
     labels: y, or y and the targets: what the loss takes besides the logits.  region: Δ(x).
     best (n, d) and lowest (n,): of the iterates recorded, the one with the smallest margin, and that.
+    counts: what was asked so far.  asked: how often the last question was about each sample, (n,) or
+    the same number for all.
     """
 
     def __init__(
@@ -57,8 +102,13 @@ class Search:
         self.keep, self.callback = keep, callback
         self.best = self.nothing()
         self.lowest = x.new_full((len(x),), math.inf)
-        asks = self._of_the_unbroken(model) if keep == "first" else model
+        self.counts = Counts(*torch.zeros(3, len(x), dtype=torch.int64, device=x.device))
+        self.asked: Tensor | int = 0
+        if (runs := _counted.get()) is not None:
+            runs.append(self.counts)
+        asks = self._of_the_unbroken(model) if keep == "first" else self._of_all(model)
         self.model = _looked_at(asks)
+        self._of_some = _looked_at(model)
 
     def nothing(self) -> Tensor:
         """δ = 0."""
@@ -81,6 +131,31 @@ class Search:
         with torch.no_grad():
             return self.model(self.x + self.shaped(delta))
 
+    def loss_at(self, deltas: Tensor) -> Tensor:
+        """The loss at m perturbations of each sample, without a gradient.
+
+        deltas: (m, n, d).  Returns (m, n).
+        """
+        with torch.no_grad():
+            z = self.model((self.x + deltas.view(-1, *self.x.shape)).flatten(0, 1))
+            labels = (label.repeat(len(deltas)) for label in self.labels)
+            return self.loss(z, *labels).view(deltas.shape[:2])
+
+    def misled(self, delta: Tensor, rows: Tensor) -> Tensor:
+        """Whether some of the samples are broken at x + δ, as far as the class alone tells.
+
+        delta: (m, d).  rows: which samples these are about, their numbers (m,).  Returns (m,) bool.
+        """
+        with torch.no_grad():
+            z = self._of_some(self.x[rows] + delta.view(-1, *self.x.shape[1:]))
+        if z.isnan().any():
+            raise ValueError("the logits became NaN")
+        self.counts.forward[rows] += 1
+        self.counts.labels[rows] += 1
+        vote = torch.zeros_like(z).scatter_(1, z.argmax(1, keepdim=True), 1)
+        y, *targets = (label[rows] for label in self.labels)
+        return losses.correct(vote, *targets) if targets else ~losses.correct(vote, y)
+
     def climb(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (n, K) and the gradient of the loss (n, d) at x + δ."""
         with torch.enable_grad():  # the leaf is not what the model gets, which it may change in place
@@ -90,14 +165,26 @@ class Search:
                 top = (z * losses.log_odds_slope(z.detach(), *self.labels)).sum()
             else:
                 top = self.value(z).sum()
-            if not top.requires_grad:
-                raise ValueError("the loss does not depend on x in a way that autograd can follow")
-            (gradient,) = torch.autograd.grad(top, leaf, allow_unused=True)
+            return z.detach(), self.gradient(top, leaf)
+
+    def slopes(self, delta: Tensor, weights: Tensor) -> list[Tensor]:
+        """The gradients (n, d) of Σ_k w_k z_k at x + δ, for each w (n, K) of weights (r, n, K)."""
+        with torch.enable_grad():
+            leaf = self.shaped(delta).requires_grad_()
+            z = self.model(self.x + leaf)
+            return [self.gradient((w * z).sum(), leaf, again=True) for w in weights]
+
+    def gradient(self, top: Tensor, leaf: Tensor, again: bool = False) -> Tensor:
+        """The gradient of one number, (n, d); again: whether others follow."""
+        if not top.requires_grad:
+            raise ValueError("the loss does not depend on x in a way that autograd can follow")
+        (gradient,) = torch.autograd.grad(top, leaf, retain_graph=again, allow_unused=True)
         if gradient is None:
             raise ValueError("the loss does not depend on x in a way that autograd can follow")
         if not math.isfinite(gradient.sum()) and not gradient.isfinite().all():  # a sum can overflow
             raise ValueError("the gradient of the loss became NaN or infinite")
-        return z.detach(), gradient.flatten(1)
+        self.counts.backward.add_(self.asked)
+        return gradient.flatten(1)
 
     def value(self, z: Tensor) -> Tensor:
         """The loss (n,)."""
@@ -131,6 +218,15 @@ class Search:
         """Whether nothing is left to do: all are broken, and the first iterate that does it is kept."""
         return self.keep == "first" and bool((self.lowest <= 0).all())
 
+    def _of_all(self, model: Model) -> Model:
+        """The model, asked about all samples once, or several times in one batch."""
+
+        def logits(moved: Tensor) -> Tensor:
+            self._count(len(moved) // max(1, len(self.x)))
+            return model(moved)
+
+        return logits
+
     def _of_the_unbroken(self, model: Model) -> Model:
         """The model, asked only about samples that are not broken; the others keep their last logits.
 
@@ -140,16 +236,23 @@ class Search:
 
         def logits(moved: Tensor) -> Tensor:
             nonlocal last
-            left = self.lowest > 0
+            left, times = self.lowest > 0, len(moved) // max(1, len(self.x))
+            self._count(times * left if last is not None else times)
             if last is None or bool(left.all()):
                 z = check_logits(model(moved), moved)
             else:
-                some = moved[left]
-                z = last.index_copy(0, left.nonzero().squeeze(1), check_logits(model(some), some))
-            last = z.detach()
+                rows = left.repeat(times)
+                some = moved[rows]
+                z = last.repeat(times, 1)
+                z = z.index_copy(0, rows.nonzero().squeeze(1), check_logits(model(some), some))
+            last = z[: len(self.x)].detach()
             return z
 
         return logits
+
+    def _count(self, asked: Tensor | int) -> None:
+        self.asked = asked
+        self.counts.forward.add_(asked)
 
 
 @contextmanager
@@ -162,8 +265,13 @@ def search(
     targets: Tensor | None,
     keep: str = "best",
     callback: Callable[[Iterate], None] | None = None,
+    *,
+    endless: bool = False,
 ) -> Iterator[Search]:
-    """Check the arguments, and keep the model in eval mode while the attack runs."""
+    """Check the arguments, and keep the model in eval mode while the attack runs.
+
+    endless: as in `Ball.region`.
+    """
     check_tensors(x=x, y=y, **({} if targets is None else {"targets": targets}))
     check_ball(ball)
     labels = (y,) if targets is None else (y, targets)
@@ -177,7 +285,7 @@ def search(
     loss = loss or (losses.log_odds if targets is None else losses.targeted)
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
         x, *labels = (v.detach().clone() for v in (x, *labels))
-        yield Search(model, loss, x, tuple(labels), ball.region(x), keep, callback)
+        yield Search(model, loss, x, tuple(labels), ball.region(x, endless=endless), keep, callback)
 
 
 def fresh(generator: torch.Generator | None, x: Tensor) -> torch.Generator:

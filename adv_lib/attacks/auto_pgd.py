@@ -23,6 +23,7 @@ def apgd(
     start: Tensor | None = None,
     loss: Loss | None = None,
     targets: Tensor | None = None,
+    keep: str = "best",
     generator: torch.Generator | None = None,
     callback: Callable[[Iterate], None] | None = None,
 ) -> Tensor:
@@ -31,13 +32,18 @@ def apgd(
     The step size starts at 2ε. At checkpoints, ever closer together, a sample halves it and goes back
     to its record if its loss rose in less than 3/4 of the steps since the last checkpoint, or if neither
     its record nor its step size has changed since.
-    Arguments as for `pgd`, of which the best iterate is kept.  Returns δ like x.
+    keep: the "best" iterate of each sample, or the "first" one that breaks it, where it stops; the other
+          arguments as for `pgd`.
+    Returns δ like x.
     Source: Croce & Hein 2020, algorithm 1, with the steps of `pgd`.
     """
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"expected steps ≥ 1 and restarts ≥ 1, got {steps!r} and {restarts!r}")
+    if steps < 1 or restarts < 1 or keep not in ("best", "first"):
+        raise ValueError(
+            'expected steps ≥ 1, restarts ≥ 1 and keep "best" or "first", '
+            f"got {steps!r}, {restarts!r} and {keep!r}"
+        )
     checkpoints = _checkpoints(steps)
-    with search(model, x, y, ball, loss, targets, callback=callback) as run:
+    with search(model, x, y, ball, loss, targets, keep, callback) as run:
         check_start(start, x, ball)
         generator = fresh(generator, x)
         for restart in range(restarts):
@@ -47,6 +53,8 @@ def apgd(
             record, value_before = (record_then, delta, delta), -record_then
             rises, since = torch.zeros_like(size), 0
             for step in range(steps + 1):
+                if run.over:
+                    break
                 z, gradient = run.climb(delta)
                 run.record(restart, step, delta, z)
                 if step == steps:

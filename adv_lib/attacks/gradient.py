@@ -1,4 +1,4 @@
-"""FGSM, BIM and PGD: follow the gradient by steepest steps in the ball's own norm."""
+"""FGSM, BIM, ILCM and PGD: follow the gradient by steepest steps in the ball's own norm."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .. import losses
 from ..threat import Ball
 from ._search import Iterate, Loss, Model, check_start, fresh, search
 
@@ -52,6 +53,39 @@ def bim(
         raise ValueError(f"expected steps ≥ 1, got {steps!r}")
     with search(model, x, y, ball, loss, targets) as run:
         delta = run.nothing()
+        for _ in range(steps):
+            _, gradient = run.climb(delta)
+            delta = run.region.step(delta, gradient, run.region.eps / steps)
+        return run.shaped(delta)
+
+
+def ilcm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    steps: int = 10,
+    targets: Tensor | None = None,
+) -> Tensor:
+    """The iterative least-likely class method: BIM towards the class that the model rules out most.
+
+    δ ← P(δ + v), where v maximises ⟨∇_x log p_t(x + δ), v⟩ over ‖v‖_p ≤ ε / steps, t = argmin_k p_k(x)
+    and p the softmax. Where t is the label, it is the second least likely class. What is climbed is
+    minus `losses.log_odds` of z and t: the same direction, and it cannot saturate.
+
+    targets: t (n,); None means the least likely classes.
+    Returns δ like x.  Raises ValueError for steps < 1.
+    Source: Kurakin, Goodfellow & Bengio 2017, section 2.3.
+    """
+    if steps < 1:
+        raise ValueError(f"expected steps ≥ 1, got {steps!r}")
+    with search(model, x, y, ball, _likelihood, targets) as run:
+        delta = run.nothing()
+        if targets is None:
+            z = run.logits(delta)
+            run.margin(z)  # looks at the labels
+            run.labels += (z.scatter(1, run.labels[0][:, None], math.inf).argmin(1),)
         for _ in range(steps):
             _, gradient = run.climb(delta)
             delta = run.region.step(delta, gradient, run.region.eps / steps)
@@ -112,3 +146,8 @@ def pgd(
             if not run.over and (callback or keep != "last"):
                 run.record(restart, steps, delta, run.logits(delta))
         return run.shaped(delta if keep == "last" else run.best)
+
+
+def _likelihood(z: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    """The log-odds for the target, whatever the label."""
+    return -losses.log_odds(z, targets)

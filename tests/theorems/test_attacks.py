@@ -24,15 +24,24 @@ DUAL = {1: math.inf, 2: 2, math.inf: 1}
 ATTACKS = {
     "fgsm": attacks.fgsm,
     "bim": partial(attacks.bim, steps=8),
+    "ilcm": partial(attacks.ilcm, steps=8),
+    "jsma": partial(attacks.jsma, share=1),
     "pgd": partial(attacks.pgd, steps=8, restarts=2),
     "pgd first": partial(attacks.pgd, steps=8, keep="first"),
     "apgd": partial(attacks.apgd, steps=8),
+    "spsa": partial(attacks.spsa, steps=4, samples=4),
 }
-WITHOUT_GRADIENTS = {"square": partial(attacks.square, queries=20)}
+OF_ORDERS = {  # those that do not take every p
+    partial(attacks.square, queries=20): (2, math.inf),
+    partial(attacks.rays, queries=50): (math.inf,),
+}
+SHORTEST = {"deepfool": partial(attacks.deepfool, steps=5), "fab": partial(attacks.fab, steps=5)}
+ONLY = {2: [partial(attacks.ddn, steps=10)]}
 
 
 def usable(p):
-    return [*ATTACKS.values(), *(WITHOUT_GRADIENTS.values() if p == math.inf else ())]
+    given = [attack for attack, those in OF_ORDERS.items() if p in those]
+    return [*ATTACKS.values(), *SHORTEST.values(), *ONLY.get(p, []), *given]
 
 
 def ends(d, p, eps):
