@@ -16,7 +16,6 @@ PARTS = {
         "l1",
         "black_box",
         "minimum",
-        "autoattack",
         "scale",
         "defects",
         "situations",
