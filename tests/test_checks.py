@@ -94,7 +94,7 @@ OPEN["trial.lacking"] = (
 )
 OPEN["trial.fight"] = (
     [arena.best_known],
-    [*MALFORMED, (attacks.pgd, "PGD as it comes"), (arena.every_target, "behind on Cedar, Elm")],
+    [*MALFORMED, (attacks.pgd, "no better than PGD"), (arena.every_target, "behind on Cedar, Elm")],
 )
 
 

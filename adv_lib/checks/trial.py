@@ -48,6 +48,13 @@ ratios = Numbers(
         ),
         "You divided by the gap between the first and the second logit. Divide by that to the third: "
         "otherwise it is −1 wherever the prediction is right.": (-1.0, -1.0, 1.0, 0.0, 100.0),
+        "The numerator is the strongest rival minus the true class, whatever the third logit is.": (
+            -0.5,
+            -0.5,
+            1.0,
+            0.0,
+            100.0,
+        ),
         "You did not divide: that is the margin, with its sign turned.": (-2.0, -200.0, 2.0, 0.0, 100.0),
         "The factor is that of the margin, which grows with the logits. The ratio does not.": (
             -0.5,
@@ -63,17 +70,14 @@ ratios = Numbers(
 # ---- onto a hyperplane, in a box ----
 
 
-def _moved(x: Tensor, w: Tensor, t: float | Tensor) -> Tensor:
-    return (x + t * w.sign()).clamp(0, 1) - x
-
-
-def _onto(x: Tensor, w: Tensor, b: float) -> Tensor:
+def _onto(x: Tensor, w: Tensor, b: float, way: Tensor | None = None) -> Tensor:
     """The shortest δ, in the sense of ‖·‖_∞, with ⟨w, x + δ⟩ ≥ b in [0, 1]^d, where ⟨w, x⟩ < b."""
-    near, far = 0.0, 1.0
+    way = w.sign() if way is None else way
+    near, far = 0.0, 4.0
     for _ in range(60):
         t = (near + far) / 2
-        near, far = (t, far) if (w * (x + _moved(x, w, t))).sum() < b else (near, t)
-    return _moved(x, w, far)
+        near, far = (t, far) if (w * (x + t * way).clamp(0, 1)).sum() < b else (near, t)
+    return (x + far * way).clamp(0, 1) - x
 
 
 def _closed_form(x: Tensor, w: Tensor, b: float) -> Tensor:
@@ -85,7 +89,7 @@ onto = Code(
     cases=[
         (torch.tensor([0.2, 0.5]), torch.tensor([1.0, -1.0]), 0.1),
         (torch.tensor([0.9, 0.2]), torch.tensor([1.0, 1.0]), 1.6),
-        (torch.tensor([0.95, 0.5, 0.1]), torch.tensor([2.0, 1.0, -1.0]), 2.5),
+        (torch.tensor([0.95, 0.5, 0.5]), torch.tensor([2.0, 1.0, -0.5]), 2.6),
     ],
     mistakes={
         "Without the box this is right. With it x + δ leaves [0, 1]: a pixel that is at the edge "
@@ -96,6 +100,8 @@ onto = Code(
         ),
         "That is the shortest δ for p = 2. For p = ∞ all pixels move equally far, each along the sign "
         "of w.": (lambda x, w, b: (b - (w * x).sum()) / (w * w).sum() * w),
+        "That is the shortest way for p = 2: pixels move in proportion to |w_i|. For p = ∞ all move by "
+        "the same t, until they meet the edge.": lambda x, w, b: _onto(x, w, b, w),
         "You returned x + δ. The answer is δ.": lambda x, w, b: x + _onto(x, w, b),
     },
     praise="all pixels move equally far, and those at the edge stop.",
@@ -199,7 +205,7 @@ def _checked(answer: Callable, defense: arena.Defense) -> str | Tensor:
 
 
 class _Lacking(Exercise):
-    praise = "you attacked what the defense does on average, and used no gradient that it does not have."
+    praise = "you left out what only hides the network, and attacked what is left on average."
 
     def examine(self, answer: Any) -> str | None:
         """The attack must come within five points of the best one known on Elm."""
@@ -246,7 +252,7 @@ class _Arena(Exercise):
         said = f"a mean of {mean:.1f} % is left, and {best:.1f} % is possible"
         behind = [name for name in found if found[name] > known[name] + 5]
         if all(found[name] > pgd[name] - 2 for name in found):
-            return f"{said}: that is PGD as it comes. On which of the six does it find nothing at all?"
+            return f"{said}: no better than PGD as it comes. On which of the six does it find nothing?"
         if mean > best + 3:
             return f"{said}. You are behind on {', '.join(behind)}. What could each of them hide?"
         return None
