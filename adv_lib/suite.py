@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from . import attacks, losses
+from ._given import check_tensors
 from .evaluation import Attack, Model, Rate, check_allowed, rate, survivors
 from .models import evaluating, logits
 from .threat import Ball
@@ -145,8 +146,10 @@ def _standard(
 
 def runner_up(model: Model, x: Tensor, y: Tensor, rank: int = 0) -> Tensor:
     """The class (n,) with the largest logit at x but for y, or the rank + 1-st of them."""
+    check_tensors(x=x, y=y)
     with evaluating(model), torch.no_grad():
         z = logits(model, x)
+    losses.margin(z, y)  # raises for labels that do not fit
     return z.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)[:, rank]
 
 
@@ -173,6 +176,7 @@ def doubts(model: Model, x: Tensor) -> tuple[str, ...]:
     of these may still hide its gradient.
     x: (n, *shape).  Returns sentences, none if there is no doubt.
     """
+    check_tensors(x=x)
     found, graphs = [], []
 
     def noticed(value):

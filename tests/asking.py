@@ -20,6 +20,7 @@ from adv_lib import (
     exact,
     linear,
     models,
+    suite,
     training,
 )
 from adv_lib.threat import Ball
@@ -108,6 +109,14 @@ ASKED = {  # what is about any model
     "diagnostics.loss_along": lambda model, x, y: diagnostics.loss_along(
         model, x[:1], y[:1], [torch.ones(1, *x.shape[1:]).to(torch.as_tensor(x))], line
     ),
+    "diagnostics.cross_section": lambda model, x: diagnostics.cross_section(
+        model, x[:1], torch.ones(1, *x.shape[1:]).to(torch.as_tensor(x)), line, line
+    ),
+    "suite.autoattack": lambda model, x, y, ball: (
+        suite.autoattack(model, x, y, ball, steps=2, targets=1, queries=3).delta
+    ),
+    "suite.runner_up": suite.runner_up,
+    "suite.doubts": suite.doubts,
     "danskin.perturbations": lambda model, x, y, ball: danskin.perturbations(
         model, x, y, ball, 2, seeded(0), steps=2
     ),

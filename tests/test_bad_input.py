@@ -36,6 +36,7 @@ from adv_lib import (
     optimisers,
     plots,
     stack,
+    suite,
     training,
     widgets,
 )
@@ -981,6 +982,11 @@ def table():
     yield name, lambda: worst(torch.ones(2, 2)), "one +∞ each row"
     yield name, lambda: worst(torch.full((2, 2), INF)), "one +∞ each row"
     yield name, lambda: worst(torch.ones(2, 2, dtype=torch.int64)), "one +∞ int64"
+    ratio = partial(losses.targeted_dlr, torch.rand(4, 4), labels)
+    yield "losses.targeted_dlr", lambda: ratio(labels), "targets differ labels both the same"
+    yield "losses.targeted_dlr", lambda: ratio(labels + 5), "from 0 to 3 5 to 7"
+    few = torch.rand(4, 3)
+    yield "losses.targeted_dlr", lambda: losses.targeted_dlr(few, labels, labels), "K ≥ 4 (4, 3)"
     yield "losses.dlr", lambda: losses.dlr(torch.rand(4, 2), labels % 2), "K ≥ 3 (4, 2)"
     name, apart, z = "losses.divergence", losses.divergence, torch.rand(4, 3)
     yield name, lambda: apart(z, z[:3]), "(4, 3) (3, 3)"
@@ -1244,6 +1250,13 @@ def table():
     yield from of_kinds()
     for values in ((), (1.0, NAN), (INF,), (1.0, -INF)):
         yield "evaluation.Spread", partial(evaluation.Spread, values), "finite numbers at least one"
+    name = "diagnostics.cross_section"
+    cut = partial(diagnostics.cross_section, net)
+    yield name, lambda: cut(x, x, x[0], x[0]), "one sample (4, 2)"
+    yield name, lambda: cut(x[:1], 0 * x[:1], x[0], x[0]), "other than 0"
+    name, run = "suite.autoattack", partial(suite.autoattack, net, x, labels, cube)
+    for option in ("steps", "targets", "queries"):
+        yield name, lambda o=option: run(**{o: 0}), f"steps, targets queries ≥ 1 {0}"
     name = "diagnostics.loss_along"
     yield name, lambda: along(x=x, y=labels), "one sample 4"
     yield name, lambda: along(x=x[:0], y=labels[:0]), "one sample 0"
@@ -1320,6 +1333,7 @@ HARMLESS = {
     "evaluation.Rate",
     "diagnostics.Symptom",
     "evaluation.Table",
+    "suite.Outcome",
     "plots.on_a_phone",
     "exact.Certificates",
     "exact.Margins",

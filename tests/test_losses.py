@@ -384,3 +384,15 @@ def test_the_divergence_of_huge_logits_is_finite_in_float32():
     got, exact = losses.divergence(z, moved), losses.divergence(z.double(), moved.double())
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-2)
     assert losses.divergence(z[:0], moved[:0]).shape == (0,)
+
+
+def test_the_targeted_ratio_sees_no_scale_rises_with_its_target_and_says_0_where_both_are_level():
+    z = torch.tensor([[5.0, 3.0, 1.0, -1.0], [2.0, 2.0, 0.5, 0.0]], dtype=torch.float64)
+    y, t = torch.tensor([0, 0]), torch.tensor([1, 1])
+    got = losses.targeted_dlr(z, y, t)
+    torch.testing.assert_close(got, torch.tensor([-2 / 5, 0.0], dtype=z.dtype))
+    torch.testing.assert_close(losses.targeted_dlr(200 * z - 7, y, t), got)
+    raised = z + torch.tensor([0.0, 0.1, 0.0, 0.0], dtype=z.dtype)
+    assert (losses.targeted_dlr(raised, y, t) > got).all()
+    level = torch.zeros(1, 4, dtype=z.dtype)
+    assert losses.targeted_dlr(level, y[:1], t[:1]) == 0

@@ -46,9 +46,7 @@ def rays(
         cap = run.region.eps.squeeze(1)
         lo, hi = ball.box or (-math.inf, math.inf)
         reach = FAR * cap if ball.box is None else torch.full_like(cap, hi - lo)
-        if reach.isinf().any():
-            raise ValueError("expected a box where eps is infinite, in which the rays end")
-        goal = torch.where(cap.isinf(), 0, cap)  # who is this near has arrived
+        goal = torch.where(ball.radii(run.x).isinf(), 0, cap)  # who is this near has arrived
         flat, unit = run.x.flatten(1), 1 if run.region.scale is None else run.region.scale
         low, high = (lo - flat).clamp(max=0), (hi - flat).clamp(min=0)
 
