@@ -8,7 +8,7 @@ import torch
 from strategies import seeded, trained_on_digits
 from torch import nn
 
-from adv_lib import attacks, data, dent, models, suite
+from adv_lib import attacks, data, dent, models
 from adv_lib.evaluation import survivors
 from adv_lib.suite import autoattack, doubts, runner_up
 from adv_lib.threat import Ball
@@ -222,4 +222,3 @@ def test_the_table_adds_up(digits):
     assert lines[2].startswith("| none |")
     assert f"| {100 * found.robust_accuracy.value:.1f} |" in lines[-1]
     assert [line.split("|")[1].strip() for line in lines[3:]] == FOUR
-    assert suite.__doc__
