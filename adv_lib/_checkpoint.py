@@ -1,12 +1,12 @@
-"""The file from which a killed run of `training.fit` goes on."""
+"""The file from which a killed run goes on: of training, or of a suite of attacks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -15,43 +15,34 @@ class Checkpoint:
 
     path: Path
     settings: tuple  # what decides the run; a file with others is refused
-    model: nn.Module
-    memory: list[Tensor]  # of the optimiser
+    run: str  # what of
     generator: torch.Generator
 
     def __post_init__(self):
         if not self.path.parent.is_dir():
             raise ValueError(f"expected a checkpoint in a folder that exists, got {self.path}")
 
-    def save(self, number: int, record: tuple | None) -> None:
-        """Write what there is after so many epochs."""
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state, and where the generator stands."""
         half = self.path.with_name(self.path.name + ".part")
-        state = {"settings": list(self.settings), "epoch": number, "record": record}
-        state |= {"model": self.model.state_dict(), "memory": self.memory}
-        torch.save(state | {"generator": self.generator.get_state()}, half)
+        drawn = self.generator.get_state()
+        torch.save({"settings": [self.run, *self.settings], "generator": drawn, "state": state}, half)
         half.replace(self.path)
 
-    def resume(self) -> tuple[int, tuple | None]:
-        """Put what takes part where the file says.  Returns the epochs done, the record."""
+    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """The state in the file, and the generator where it stood; None if there is no file."""
         if not self.path.exists():
-            return 0, None
+            return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            shapes = [(name, value.shape) for name, value in state["model"].items()]
-            of, number, record, steps, drawn = (
-                state[k] for k in ("settings", "epoch", "record", "memory", "generator")
-            )
+            kept = torch.load(self.path, map_location=device, weights_only=True)
+            of, drawn, state = (kept[k] for k in ("settings", "generator", "state"))
         except Exception as error:  # torch.load raises whatever it stumbles over
-            raise ValueError(f"{self.path} is not a checkpoint of fit") from error
-        if of != list(self.settings) or shapes != [
-            (name, value.shape) for name, value in self.model.state_dict().items()
-        ]:
+            raise ValueError(f"{self.path} is not a checkpoint of {self.run}") from error
+        mine = [self.run, *self.settings]
+        if of != mine:
             raise ValueError(
-                f"{self.path} is the checkpoint of another network, or of another run: {of}, "
-                f"expected {list(self.settings)}"
+                f"{self.path} is the checkpoint of another run than this {self.run}, of another "
+                f"network, other samples or other settings: expected {mine}, got {of}"
             )
-        self.model.load_state_dict(state["model"])
-        for now, then in zip(self.memory, steps, strict=True):
-            now.copy_(then)
-        self.generator.set_state(drawn)
-        return number, record
+        self.generator.set_state(drawn.cpu())
+        return state

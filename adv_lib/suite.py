@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import attacks, losses
-from ._given import check_tensors
+from ._checkpoint import Checkpoint
+from ._given import check_ball, check_tensors
 from .evaluation import Attack, Model, Rate, check_allowed, rate, survivors
 from .models import evaluating, logits
 from .threat import Ball
@@ -61,9 +61,7 @@ class Outcome:
         return "\n".join([*lines, *(f"\n**Not to be believed:** {doubt}" for doubt in self.doubts)])
 
 
-class _Step(NamedTuple):
-    name: str
-    attack: Attack
+Towards = Callable[[Model, Tensor, Tensor, Ball, Tensor], Tensor]  # the last: the class to reach, (n,)
 
 
 def autoattack(
@@ -81,87 +79,116 @@ def autoattack(
 ) -> Outcome:
     """APGD on the log-odds, APGD on the targeted DLR, targeted FAB and Square, each on what is left.
 
-    Every attack is given the samples that are still right. The two in the middle go through `targets`
-    wrong classes, the one with the largest logit at x first.
+    Every attack is given the samples that are still right; the two in the middle go by `every_target`.
 
     steps:      of each APGD and each FAB.
     targets:    how many wrong classes, or all if there are fewer. With less than four classes APGD
                 climbs the difference of two logits instead of the ratio.
     queries:    of Square, which is left out for p = 1.
     generator:  None means a fresh one seeded 0.
-    checkpoint: a file, which is written after every attack and target, and from which a run that was
-                killed goes on; it is kept.
+    checkpoint: a file, which is written after every batch of every attack, and from which a run that
+                was killed goes on; it is kept.
+    batch_size: of how many samples a model is asked at once; a sample counts once for each target.
     Returns an `Outcome`.
     Raises ValueError for what an attack raises it, and for the file of another run.
     Source: Croce & Hein 2020, the standard version; their first attack climbs the cross-entropy, of
     which the log-odds are the part that cannot saturate.
     """
-    if steps < 1 or targets < 1 or queries < 1:
-        raise ValueError(
-            f"expected steps, targets and queries ≥ 1, got {steps!r}, {targets!r} and {queries!r}"
-        )
+    if min(steps, targets, queries, batch_size) < 1:
+        got = f"{steps!r}, {targets!r}, {queries!r} and {batch_size!r}"
+        raise ValueError(f"expected steps, targets, queries and batch_size ≥ 1, got {got}")
     right = survivors(model, x, y, ball, batch_size=batch_size)
     ball.radii(x)  # raises for an ε that no batch by itself would notice
     generator = torch.Generator(x.device).manual_seed(0) if generator is None else generator
-    with evaluating(model), torch.no_grad():
-        classes = logits(model, x[:1]).shape[1]
-    suite = list(_standard(classes, ball, steps, targets, queries, generator))
-    broken = {step.name: torch.zeros_like(right) for step in suite}
-    state = {"done": 0, "left": right.clone(), "broken": broken, "delta": torch.zeros_like(x)}
-    settings = [steps, targets, queries, str(ball.p), _digest(x), _digest(y), _digest(ball.radii(x))]
+    classes = _ranked(model, x[:1], y[:1]).shape[1]
+    targets = min(targets, classes - 1)
+    suite = _standard(classes, ball, steps, targets, queries, generator)
+    state = {
+        "asked": {name: torch.zeros_like(right) for name in suite},
+        "broken": {name: torch.zeros_like(right) for name in suite},
+        "delta": torch.zeros_like(x),
+    }
+    kept = None
     if checkpoint is not None:
-        state |= _resume(checkpoint, settings, generator)
-    left, broken, delta = (state[name] for name in ("left", "broken", "delta"))
-    for number, step in enumerate(suite):
-        if number < state["done"]:
-            continue
-        for batch in left.nonzero().squeeze(1).split(batch_size):
+        settings = (steps, targets, queries, str(ball.p), *map(_digest, (x, y, ball.radii(x))))
+        kept = Checkpoint(Path(checkpoint), settings, "autoattack", generator)
+        state |= kept.load(x.device) or {}
+    asked, broken, delta = state.values()
+    for name, attack in suite.items():
+        left = right & ~torch.stack(list(broken.values())).any(0) & ~asked[name]
+        size = max(1, batch_size // targets) if "targeted" in name else batch_size
+        for batch in left.nonzero().squeeze(1).split(size):
             if not len(batch):
                 break
             at, labels, part = x[batch], y[batch], ball.subset(batch)
-            moved = step.attack(model, at, labels, part)
-            check_allowed(step.name, moved, at, part)
-            fell = ~survivors(model, at + moved, labels, part, batch_size=batch_size)
-            delta[batch[fell]] = moved[fell]
-            broken[step.name][batch[fell]], left[batch[fell]] = True, False
-        if checkpoint is not None:
-            _save(checkpoint, settings, generator, state | {"done": number + 1})
+            moved = attack(model, at, labels, part)
+            check_allowed(name, moved, at, part)
+            fell = batch[~survivors(model, at + moved, labels, part, batch_size=batch_size)]
+            delta[fell], broken[name][fell] = moved[torch.isin(batch, fell)], True
+            asked[name][batch] = True
+            if kept is not None:
+                kept.save(state)
     return Outcome(right, broken, delta, doubts(model, x[:batch_size]))
 
 
 def _standard(
     classes: int, ball: Ball, steps: int, targets: int, queries: int, generator: torch.Generator
-) -> Iterator[_Step]:
+) -> dict[str, Attack]:
     ratio = losses.targeted_dlr if classes > 3 else losses.targeted
-    ranks = range(min(targets, classes - 1))
     climb = partial(attacks.apgd, steps=steps, keep="first", generator=generator)
-    yield _Step("APGD on the log-odds", climb)
-    for rank in ranks:
-        yield _Step("APGD, targeted", partial(_towards, climb, rank, ratio))
-    for rank in ranks:
-        yield _Step("FAB, targeted", partial(_fab_towards, rank, steps))
+    suite = {
+        "APGD on the log-odds": climb,
+        "APGD, targeted": every_target(partial(_climb_towards, climb, ratio), targets),
+        "FAB, targeted": every_target(partial(_fab_towards, steps), targets),
+    }
     if ball.p != 1:
-        yield _Step("Square", partial(attacks.square, queries=queries, generator=generator))
+        suite["Square"] = partial(attacks.square, queries=queries, generator=generator)
+    return suite
 
 
-def runner_up(model: Model, x: Tensor, y: Tensor, rank: int = 0) -> Tensor:
-    """The class (n,) with the largest logit at x but for y, or the rank + 1-st of them."""
+def _ranked(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """All classes (n, K), by their logits at x, the largest first and y last."""
     check_tensors(x=x, y=y)
     with evaluating(model), torch.no_grad():
         z = logits(model, x)
     losses.margin(z, y)  # raises for labels that do not fit
-    return z.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)[:, rank]
+    return z.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)
 
 
-def _towards(climb, rank, loss, model, x, y, ball) -> Tensor:
+def every_target(towards: Towards, targets: int = 9) -> Attack:
+    """An attack that tries several wrong classes, and keeps the first of them that breaks a sample.
+
+    The classes are those with the largest logits at x; all are tried in one batch, n · targets rows.
+    towards: (model, x, y, ball, goal) → δ like x, with the class to reach, goal (n,).
+    targets: how many classes, or all wrong ones if there are fewer.
+    Returns (model, x, y, ball) → δ like x.  Raises ValueError for targets < 1.
+    """
+    if targets < 1:
+        raise ValueError(f"expected targets ≥ 1, got {targets!r}")
+
+    def attack(model: Model, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        check_ball(ball)
+        goals = _ranked(model, x, y)[:, :-1][:, :targets]
+        rows = torch.arange(len(x), device=x.device).repeat_interleave(goals.shape[1])
+        at, labels, part = x[rows], y[rows], ball.subset(rows)
+        moved = towards(model, at, labels, part, goals.flatten())
+        check_allowed("towards", moved, at, part)
+        broke = ~survivors(model, at + moved, labels, Ball(math.inf, 0.0), batch_size=max(1, len(at)))
+        first = broke.view_as(goals).int().argmax(1, keepdim=True)
+        each = moved.view(*goals.shape, *x.shape[1:])
+        return each.take_along_dim(first.view(-1, *[1] * x.ndim), 1).squeeze(1)
+
+    return attack
+
+
+def _climb_towards(climb, loss, model, x, y, ball, goal) -> Tensor:
     """APGD on a targeted loss; any other class that takes the lead will do as well."""
-    wanted = runner_up(model, x, y, rank)
-    return climb(model, x, y, ball, loss=lambda z, y: loss(z, y, wanted))
+    return climb(model, x, y, ball, loss=lambda z, y: loss(z, y, goal))
 
 
-def _fab_towards(rank, steps, model, x, y, ball) -> Tensor:
+def _fab_towards(steps, model, x, y, ball, goal) -> Tensor:
     """FAB between the label and one other class: a two-class model, so a single hyperplane a step."""
-    pair = torch.stack([y, runner_up(model, x, y, rank)], 1)
+    pair = torch.stack([y, goal], 1)
     with evaluating(model):
         return attacks.fab(lambda v: logits(model, v).gather(1, pair), x, 0 * y, ball, steps=steps)
 
@@ -205,33 +232,5 @@ def _differ(first: Tensor, again: Tensor) -> bool:
     return bool(((first - again).abs() > math.sqrt(torch.finfo(first.dtype).eps) * largest).any())
 
 
-# ---- the file of a run ----
-
-
 def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-
-
-def _save(file: Path, settings: list, generator: torch.Generator, state: dict) -> None:
-    """A run killed while it writes leaves the file that was there."""
-    half = file.with_name(file.name + ".part")
-    torch.save(state | {"settings": settings, "generator": generator.get_state()}, half)
-    half.replace(file)
-
-
-def _resume(file: Path, settings: list, generator: torch.Generator) -> dict:
-    """What the file says, if there is one; the generator goes on where it stood."""
-    if not file.exists():
-        return {}
-    try:
-        state = torch.load(file, map_location=generator.device, weights_only=True)
-        known = state.pop("settings")
-        drawn = state.pop("generator").cpu()
-    except Exception as error:  # torch.load raises whatever it stumbles over
-        raise ValueError(f"{file} is not the checkpoint of a suite") from error
-    if known != settings:
-        raise ValueError(
-            f"{file} is the checkpoint of other samples, or with other settings: {known[:4]}"
-        )
-    generator.set_state(drawn)
-    return state

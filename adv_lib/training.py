@@ -222,6 +222,7 @@ class Settings(NamedTuple):
     samples: int
     optimiser: str
     best: str | None
+    network: list  # the name and the shape of each of its tensors
 
 
 Gradient = Callable[[], Tensor]  # puts the gradient of a batch's loss into .grad; returns the loss, (E,)
@@ -286,9 +287,14 @@ def fit(
     memory, record, over = optimiser.start(model), None, 0
     if checkpoint is not None:
         rate = "varies" if callable(lr) else tuple(lr) if isinstance(lr, Sequence) else float(lr)
-        settings = Settings(int(epochs), rate, int(batch_size), len(x), repr(optimiser), best)
-        kept = Checkpoint(Path(checkpoint), settings, model, memory, generators[0])
-        over, record = kept.resume()
+        network = [[name, list(value.shape)] for name, value in model.state_dict().items()]
+        settings = Settings(int(epochs), rate, int(batch_size), len(x), repr(optimiser), best, network)
+        kept = Checkpoint(Path(checkpoint), settings, "fit", generators[0])
+        if (state := kept.load()) is not None:
+            over, record = state["epoch"], state["record"]
+            model.load_state_dict(state["model"])
+            for now, then in zip(memory, state["memory"], strict=True):
+                now.copy_(then)
     for number in range(over + 1, epochs + 1):
         orders = [torch.randperm(len(x), generator=g, device=g.device) for g in generators]
         parts = max(1, math.ceil(len(x) / batch_size - 0.5))  # never of one sample that is left over
@@ -316,7 +322,14 @@ def fit(
         if record is not None and number == epochs:
             model.load_state_dict(record[1])
         if checkpoint is not None:
-            kept.save(number, record)
+            kept.save(
+                {
+                    "epoch": number,
+                    "record": record,
+                    "model": model.state_dict(),
+                    "memory": memory,
+                }
+            )
         yield Epoch(number, _numbers(model, total / len(x)), watched)
 
 

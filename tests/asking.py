@@ -115,7 +115,9 @@ ASKED = {  # what is about any model
     "suite.autoattack": lambda model, x, y, ball: (
         suite.autoattack(model, x, y, ball, steps=2, targets=1, queries=3).delta
     ),
-    "suite.runner_up": suite.runner_up,
+    "suite.every_target": suite.every_target(
+        lambda model, x, y, ball, goal: attacks.fgsm(model, x, y, ball, targets=goal), 2
+    ),
     "suite.doubts": suite.doubts,
     "danskin.perturbations": lambda model, x, y, ball: danskin.perturbations(
         model, x, y, ball, 2, seeded(0), steps=2

@@ -726,7 +726,7 @@ def of_checkpoints():
         "model": {"model": models.mlp([2, 1]).state_dict()},
         "tensor": torch.ones(3),
         "list": [1, 2],
-        "half": {k: v for k, v in state.items() if k != "epoch"},
+        "half": {k: v for k, v in state.items() if k != "state"},
     }
     for name, content in files.items():
         torch.save(content, folder / name)
@@ -1255,8 +1255,14 @@ def table():
     yield name, lambda: cut(x, x, x[0], x[0]), "one sample (4, 2)"
     yield name, lambda: cut(x[:1], 0 * x[:1], x[0], x[0]), "other than 0"
     name, run = "suite.autoattack", partial(suite.autoattack, net, x, labels, cube)
-    for option in ("steps", "targets", "queries"):
-        yield name, lambda o=option: run(**{o: 0}), f"steps, targets queries ≥ 1 {0}"
+    for option in ("steps", "targets", "queries", "batch_size"):
+        yield name, lambda o=option: run(**{o: 0}), f"steps, targets queries batch_size ≥ 1 {0}"
+    for targets in (0, -1):
+        yield (
+            "suite.every_target",
+            partial(suite.every_target, attacks.pgd, targets),
+            f"targets ≥ 1 {targets}",
+        )
     name = "diagnostics.loss_along"
     yield name, lambda: along(x=x, y=labels), "one sample 4"
     yield name, lambda: along(x=x[:0], y=labels[:0]), "one sample 0"

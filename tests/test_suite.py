@@ -10,7 +10,7 @@ from torch import nn
 
 from adv_lib import attacks, data, dent, models
 from adv_lib.evaluation import survivors
-from adv_lib.suite import autoattack, doubts, runner_up
+from adv_lib.suite import autoattack, doubts, every_target
 from adv_lib.threat import Ball
 
 BALLS = [Ball(math.inf, 0.1, (0, 1)), Ball(2, 0.6, (0, 1)), Ball(1, 2.0, (0, 1)), Ball(math.inf, 0.1)]
@@ -92,8 +92,8 @@ def test_an_attack_is_asked_only_about_what_the_ones_before_have_left(digits, mo
     found = autoattack(model, x, y, BALLS[0], **QUICK)
     broke = [int(fell.sum()) for fell in found.broken.values()]
     assert asked[0] == found.right.sum()
-    assert asked == sorted(asked, reverse=True)
-    assert asked[1] == asked[0] - broke[0]
+    assert asked[1] == QUICK["targets"] * (asked[0] - broke[0])
+    assert asked[2] == asked[1] - QUICK["targets"] * broke[1]
     assert asked[-1] == found.survivors.sum() + broke[-1]
 
 
@@ -131,14 +131,34 @@ def test_few_classes_are_enough(K):
     assert found.survivors.sum() < 20
 
 
-def test_the_runner_up_is_never_the_label(digits):
+def test_every_target_goes_through_the_wrong_classes_by_their_logits(digits):
     model, x, y = digits
-    ranks = torch.stack([runner_up(model, x, y, rank) for rank in range(9)])
-    assert (ranks != y).all()
-    assert all(len(set(column.tolist())) == 9 for column in ranks.T)
-    z = model(x).detach()
-    values = z.gather(1, ranks.T)
+    asked = []
+
+    def towards(model, x, y, ball, goal):
+        asked.append(goal)
+        return torch.zeros_like(x)
+
+    every_target(towards)(model, x, y, BALLS[0])
+    goals, z = asked[0].view(len(x), 9), model(x).detach()
+    assert (goals != y[:, None]).all()
+    assert all(len(set(row.tolist())) == 9 for row in goals)
+    values = z.gather(1, goals)
     assert (values[:, :-1] >= values[:, 1:]).all()
+
+
+def test_every_target_keeps_the_first_that_breaks_a_sample():
+    steps = torch.tensor([0.0, 0.05, 0.3, 0.4])  # how far it goes for each class
+
+    def net(v):  # class 1 is ahead of class 0 from 0.1 on, class 2 from 0.2 on, and so on
+        return torch.cat([0 * v, *(v - k / 10 for k in (1, 2, 3))], 1)
+
+    def towards(model, x, y, ball, goal):
+        return steps[goal][:, None]
+
+    x, y = torch.zeros(5, 1), torch.zeros(5, dtype=torch.long)
+    assert (every_target(towards)(net, x, y, Ball(2, 1.0)) == 0.3).all()
+    assert (every_target(towards, 1)(net, x, y, Ball(2, 1.0)) == 0.05).all()
 
 
 # ---- what must not be believed ----
@@ -206,12 +226,12 @@ def test_the_file_of_another_run_is_refused(digits, tmp_path):
     model, x, y = digits
     file = tmp_path / "run.pt"
     autoattack(model, x, y, BALLS[0], **QUICK, checkpoint=file)
-    with pytest.raises(ValueError, match="other samples"):
+    with pytest.raises(ValueError, match="another run than this autoattack"):
         autoattack(model, x[1:], y[1:], BALLS[0], **QUICK, checkpoint=file)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="another run than this autoattack"):
         autoattack(model, x, y, BALLS[0], **QUICK | {"steps": 5}, checkpoint=file)
     file.write_text("no checkpoint")
-    with pytest.raises(ValueError, match="not the checkpoint of a suite"):
+    with pytest.raises(ValueError, match="not a checkpoint of autoattack"):
         autoattack(model, x, y, BALLS[0], **QUICK, checkpoint=file)
 
 

@@ -15,10 +15,9 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from .. import attacks, data, losses, models, training
-from ..evaluation import Attack, check_allowed, survivors
+from .. import attacks, data, losses, models, suite, training
+from ..evaluation import Attack, check_allowed
 from ..models import evaluating
-from ..suite import runner_up
 from ..threat import Ball
 
 BALL = Ball(math.inf, 0.15, (0, 1))
@@ -198,21 +197,12 @@ def _both(inside, outside, defense, x, y, ball) -> Tensor:
     return delta
 
 
-def every_target(defense: Defense, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
-    """Auto-PGD towards every other class in turn; a sample stays with the first that breaks it."""
-    delta, left = torch.zeros_like(x), torch.ones_like(y, dtype=torch.bool)
-    for rank in range(9):
-        rows = left.nonzero().squeeze(1)
-        if not len(rows):
-            break
-        at, labels = x[rows], y[rows]
-        goal = runner_up(defense, at, labels, rank)
-        moved = attacks.apgd(
-            defense, at, labels, ball, steps=30, loss=lambda z, y, goal=goal: losses.targeted(z, y, goal)
-        )
-        delta[rows] = moved
-        left[rows] = survivors(defense, at + moved, labels, Ball(math.inf, 0.0))
-    return delta
+def _climb(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, goal: Tensor) -> Tensor:
+    towards = partial(losses.targeted, targets=goal)
+    return attacks.apgd(model, x, y, ball, steps=30, loss=towards)
+
+
+every_target = suite.every_target(_climb)  # Auto-PGD towards every other class
 
 
 BASELINES = {"no attack": nothing, "PGD": attacks.pgd, "best known": best_known}
