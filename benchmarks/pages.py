@@ -16,6 +16,7 @@ PARTS = {
         "l1",
         "black_box",
         "minimum",
+        "autoattack",
         "scale",
         "defects",
         "situations",
