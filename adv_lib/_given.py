@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Real
 
 from torch import Tensor
 
@@ -34,3 +35,9 @@ def check_moves(attack: Callable, delta: object, x: Tensor) -> None:
     """Raise ValueError unless what an attack returned is a tensor of the shape of x."""
     if not isinstance(delta, Tensor) or delta.shape != x.shape:
         raise ValueError(f"expected {attack} to return δ {tuple(x.shape)}, got {kind(delta)}")
+
+
+def within(values: object, low: float, high: float) -> bool:
+    """Whether a number, or each of several, is in [low, high]."""
+    each = values if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+    return all(isinstance(value, Real) and low <= value <= high for value in each)

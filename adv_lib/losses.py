@@ -41,6 +41,24 @@ def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(z, y, reduction="none")
 
 
+def smoothed(z: Tensor, y: Tensor, share: float | Tensor) -> Tensor:
+    """−Σ_k q_k log p_k for p = softmax(z), q = (1 − s) e_y + s/K: cross-entropy with smoothed labels.
+
+    q is 1 − s + s/K at class y and s/K at each other, as torch has it; some papers give s/(K − 1) to the
+    others and 1 − s to y. Least where z_y leads by log(1 + K (1 − s)/s): it asks for no larger margin.
+    share: s from 0 to 1, a number or one a row (n,).
+    Raises ValueError for another share.
+    Source: Szegedy et al. 2016, section 7.
+    """
+    _check(z, y)
+    part = torch.as_tensor(share, dtype=z.dtype, device=z.device)
+    if part.shape not in ((), (len(z),)) or not bool(((part >= 0) & (part <= 1)).all()):
+        got = tuple(part.shape) if part.ndim else share
+        raise ValueError(f"expected a share from 0 to 1, one or one a row, got {got!r}")
+    log_p = torch.log_softmax(z, 1)
+    return -(1 - part) * _at(log_p, y) - part * log_p.mean(1)
+
+
 def log_odds(z: Tensor, y: Tensor) -> Tensor:
     """log Σ_{j≠y} e^{z_j} − z_y, the log-odds that the model gives against the true class.
 

@@ -25,21 +25,31 @@ def linear(features: int, outputs: int, generator: torch.Generator | None = None
 
 
 def mlp(
-    widths: list[int], generator: torch.Generator | None = None, *, norm: bool = False
+    widths: list[int],
+    generator: torch.Generator | None = None,
+    *,
+    norm: bool = False,
+    activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """Fully connected layers of these widths, input first, with ReLU between them.
+    """Fully connected layers of these widths, input first, with an activation between them.
 
     generator: decides the initial weights; None means a fresh one seeded 0.
-    norm: whether a BatchNorm stands before each ReLU.
+    norm: whether a BatchNorm stands before each activation.
+    activation: makes one, a function of every entry, such as `nn.ReLU`, `nn.Softplus` or `nn.SiLU`. The
+                bounds and the exact methods read ReLU only.
+    Raises ValueError for widths of no network, and for what makes no module.
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths must name an input and an output of at least 1, got {widths!r}")
+    if not callable(activation) or not isinstance(made := activation(), nn.Module):
+        got = kind(made) if callable(activation) else kind(activation)
+        raise ValueError(f"expected an activation that makes a module, such as nn.ReLU, got {got}")
 
     def build() -> nn.Sequential:
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out)]
-            layers += [nn.BatchNorm1d(fan_out), nn.ReLU()] if norm else [nn.ReLU()]
+            layers += [nn.BatchNorm1d(fan_out), activation()] if norm else [activation()]
         return nn.Sequential(*layers[: -2 if norm else -1])
 
     return _seeded(build, generator)

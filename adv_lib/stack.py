@@ -10,11 +10,25 @@ attacks take a stack as they take a network, and each member ends where it would
 from __future__ import annotations
 
 import copy
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, groupby, pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.Softplus,
+    nn.Tanh,
+    nn.SiLU,
+)
 
 
 class Linear(nn.Module):
@@ -57,11 +71,34 @@ class BatchNorm(nn.Module):
         return out.view(n, E, features).transpose(0, 1)
 
 
+class Activation(nn.Module):
+    """Each member's own function of every entry; neighbours with the same one go through it together."""
+
+    def __init__(self, layers: Sequence[nn.Module]):
+        super().__init__()
+        alike = [list(same) for _, same in groupby(layers, str)]
+        self.kinds = nn.ModuleList(copy.deepcopy(same[0]) for same in alike)
+        self.ends = [0, *accumulate(map(len, alike))]  # members ends[i] to ends[i + 1] have kinds[i]
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h: (E, n, features).  Returns the same shape."""
+        if len(self.kinds) == 1:
+            return self.kinds[0](h)
+        parts = zip(self.kinds, pairwise(self.ends), strict=True)
+        return torch.cat([kind(h[begin:end]) for kind, (begin, end) in parts])
+
+    def member(self, e: int) -> nn.Module:
+        """The activation of member e by itself."""
+        return copy.deepcopy(self.kinds[bisect_right(self.ends, e) - 1])
+
+
 class Stack(nn.Module):
     """E networks side by side, f_0, …, f_{E−1}: row i of a batch goes through f_e with e = i mod E.
 
-    members: networks of Flatten, Linear, BatchNorm1d, ReLU and CELU, such as `models.mlp` makes, all of
-             the same layers and widths. Weights and statistics are copied, with an axis of E in front.
+    members: networks of Flatten, Linear, BatchNorm1d and activations (ReLU, LeakyReLU, ELU, CELU, SELU,
+             GELU, Softplus, Tanh and SiLU), such as `models.mlp` makes, all of the same layers and
+             widths; their activations may differ. Weights and statistics are copied, with an axis of E
+             in front.
     An attack that drops samples from the batch (`keep="first"`, `attacks.square`) is refused: the rows
     that are left would change members. Nor is a stack for `evaluation`: take its `members`.
     Raises ValueError for no members, for other layers, and for members that differ.
@@ -94,7 +131,7 @@ class Stack(nn.Module):
 
     def member(self, e: int) -> nn.Sequential:
         """f_e on weights that are part of the stack's: gradients flow to them, and steps move both."""
-        network = copy.deepcopy(self._plan[0]).train(self.training)
+        network = self._planned(e)
         for layer, own in zip(network, self.layers, strict=True):
             for name, value in (*layer.named_parameters(), *layer.named_buffers()):
                 delattr(layer, name)  # a parameter cannot be replaced by a part of one
@@ -103,12 +140,20 @@ class Stack(nn.Module):
 
     def members(self) -> list[nn.Sequential]:
         """The E networks by themselves, with copies of the weights and statistics of now."""
-        networks = [copy.deepcopy(self._plan[0]).train(self.training) for _ in range(len(self))]
+        networks = [self._planned(e) for e in range(len(self))]
         for e, network in enumerate(networks):
             state = {name: value[e] for name, value in self.layers.state_dict().items()}
             shapes = {name: value.shape for name, value in network.state_dict().items()}
             network.load_state_dict({name: state[name].view(shape) for name, shape in shapes.items()})
         return networks
+
+    def _planned(self, e: int) -> nn.Sequential:
+        """A network with the layers of member e, and the weights of no matter whom."""
+        network = copy.deepcopy(self._plan[0])
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Activation):
+                network[i] = layer.member(e)
+        return network.train(self.training)
 
 
 def members_of(model: Callable) -> int:
@@ -137,13 +182,51 @@ def drawn(
     return torch.stack(parts, 1).flatten(0, 1)
 
 
+def dealt(values: float | Sequence[float], rows: Tensor) -> float | Tensor:
+    """A number as it is; a sequence of one number a member as one number a row: (n·E,).
+
+    rows: (n·E, …), the members' in turns; the numbers are of its type.
+    Raises ValueError if not every member has as many rows.
+    """
+    if not isinstance(values, Sequence):
+        return values
+    if len(values) == 0 or len(rows) % len(values):
+        raise ValueError(f"expected one number for each network, got {len(values)} for {len(rows)} rows")
+    return torch.tensor(values, dtype=rows.dtype, device=rows.device).repeat(len(rows) // len(values))
+
+
+def aligned(values: float | Sequence[float], p: Tensor) -> float | Tensor:
+    """A number as it is; a sequence of one number a member as (E, 1, …), to go with a parameter.
+
+    p: a parameter of a stack, (E, …); the numbers are of its type.
+    Raises ValueError unless there are E.
+    """
+    if not isinstance(values, Sequence):
+        return values
+    if len(values) not in (1, len(p)):
+        raise ValueError(f"expected one number for each of {len(p)} networks, got {len(values)}")
+    return p.new_tensor(values).view(-1, *[1] * (p.ndim - 1))
+
+
+def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that layers multiply by, by name: no biases, and nothing of BatchNorm.
+
+    Each is (out, *in), and (E, out, in) in a `Stack` of E.
+    """
+    least = 3 if isinstance(model, Stack) else 2
+    named = dict(model.named_parameters())
+    return {n: p for n, p in named.items() if n.endswith("weight") and p.ndim >= least}
+
+
 def _each(values: Iterator[Tensor]) -> Tensor:
     """One tensor a member, with an axis of members in front."""
     return torch.stack([value.detach() for value in values])
 
 
 def _kind(layer: nn.Module) -> tuple:
-    """What must be the same in all members: the layer, its sizes and settings."""
+    """What must be the same in all members: the layer, its sizes and settings; any activation will do."""
+    if isinstance(layer, ACTIVATIONS):
+        return ("an activation",)
     return (str(layer), *((name, value.dtype) for name, value in layer.state_dict().items()))
 
 
@@ -161,6 +244,7 @@ def _side_by_side(layers: Sequence[nn.Module]) -> nn.Module:
         return BatchNorm(layers)
     if isinstance(first, nn.Flatten):  # rows are flat already
         return nn.Identity()
-    if isinstance(first, nn.ReLU | nn.CELU):
-        return copy.deepcopy(first)
-    raise ValueError(f"expected Flatten, Linear, BatchNorm1d, ReLU and CELU, got {first}")
+    if isinstance(first, ACTIVATIONS):
+        return Activation(layers)
+    names = ", ".join(kind.__name__ for kind in ACTIVATIONS)
+    raise ValueError(f"expected Flatten, Linear, BatchNorm1d, {names}, got {first}")

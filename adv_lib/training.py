@@ -16,58 +16,95 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from . import attacks, losses, models
 from ._checkpoint import Checkpoint
-from ._given import check_ball, check_moves, check_tensors, kind
+from ._given import check_ball, check_moves, check_tensors, kind, within
 from .data import Data
 from .optimisers import SGD, Optimiser
-from .stack import Stack, drawn, members_of
+from .stack import Stack, dealt, drawn, members_of
 from .threat import Ball
 
 Generator = torch.Generator | Sequence[torch.Generator]  # one, or one for each member of a `Stack`
 Inner = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x (n, *shape), y (n,)) → (n,)
 Attack = Callable[[nn.Module, Tensor, Tensor, Ball], Tensor]  # (model, x, y, ball) → δ like x
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits z (n, K), y (n,)) → (n,)
 PLAIN = SGD()
 
 
 # ---- what stands for the inner maximum ----
 
 
-def clean(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """ℓ(f(x), y) with ℓ the cross-entropy: standard training, which takes δ = 0.  Returns (n,)."""
-    return losses.cross_entropy(models.logits(model, x), y)
+def clean(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = losses.cross_entropy) -> Tensor:
+    """ℓ(f(x), y): standard training, which takes δ = 0.  Returns (n,).
+
+    loss: ℓ, (z, y) → (n,), such as the cross-entropy or a `recipe.smoothing` of it.
+    """
+    return loss(models.logits(model, x), y)
 
 
-def adversarial(attack: Attack, ball: Ball) -> Inner:
+def adversarial(
+    attack: Attack, ball: Ball, *, loss: Loss = losses.cross_entropy, mode: str = "eval"
+) -> Inner:
     """ℓ(f(x + δ), y) with the δ that the attack finds: a lower bound on the inner maximum.
 
     attack: (model, x, y, ball) → δ, such as `attacks.fgsm` or a `functools.partial` of `attacks.pgd`. It
-            sees the model in eval mode; the loss that is minimised is that of the mode it was in.
-    Source: Goodfellow, Shlens & Szegedy 2015 (one step); Madry et al. 2018, eq. (2.1).
+            climbs a loss of its own.
+    loss:   ℓ, what is minimised, as in `clean`, in the mode that the model is in.
+    mode:   the mode in which the attack sees the model. With "eval" BatchNorm's statistics stay, and
+            learn from x + δ alone. With "train" the attack sees the model as it is, in a run in train
+            mode: BatchNorm takes the statistics of the batch, and learns from every pass of the attack,
+            as in the published code of PGD training. The attack is then handed a plain function.
+    Raises ValueError for another mode.
+    Source: Goodfellow, Shlens & Szegedy 2015 (one step); Madry et al. 2018, eq. (2.1); Pang et al. 2021,
+    section 3.3 (mode).
     """
+    _check_mode(mode)
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        with models.evaluating(model):
-            delta = attack(model, x, y, ball)
+        with _attacked(model, mode) as seen:
+            delta = attack(seen, x, y, ball)
         check_moves(attack, delta, x)
-        return clean(model, x + delta, y)
+        return clean(model, x + delta, y, loss)
 
     return inner
 
 
-def fast(ball: Ball, generator: Generator) -> Inner:
+@contextmanager
+def _attacked(model: nn.Module, mode: str) -> Iterator[Callable]:
+    """The model as an attack sees it: in eval mode, or with "train" as a function, which has no mode."""
+    if mode == "eval":
+        with models.evaluating(model):
+            yield model
+    else:
+        seen = partial(_asked, model)
+        seen.__wrapped__ = model  # so that an attack that drops samples finds the stack
+        yield seen
+
+
+def _asked(model: Callable, x: Tensor) -> Tensor:
+    return model(x)
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in ("eval", "train"):
+        raise ValueError(f'expected mode "eval" or "train", got {mode!r}')
+
+
+def fast(ball: Ball, generator: Generator, *, loss: Loss = losses.cross_entropy) -> Inner:
     """`adversarial` with one step of 1.25 ε from a random point of Δ(x), projected: two passes a batch.
 
     ball: the same for all samples.  generator: draws the points; on the device of the data.
+    loss: what is minimised, as in `clean`.
     Raises ValueError for an ε for each sample.  Source: Wong, Rice & Kolter 2020, algorithm 3.
     """
     check_ball(ball)
@@ -82,34 +119,42 @@ def fast(ball: Ball, generator: Generator) -> Inner:
             return start
         return attacks.pgd(model, x, y, ball, steps=1, step_size=size, start=start, keep="last")
 
-    return adversarial(attack, ball)
+    return adversarial(attack, ball, loss=loss)
 
 
-def trades(ball: Ball, generator: Generator, beta: float | Sequence[float] = 6.0) -> Inner:
+def trades(
+    ball: Ball,
+    generator: Generator,
+    beta: float | Sequence[float] = 6.0,
+    *,
+    loss: Loss = losses.cross_entropy,
+    mode: str = "eval",
+) -> Inner:
     """ℓ(f(x), y) + β max_δ KL(f(x) ‖ f(x + δ)): be right, and do not move.
 
     The maximum is by ten steps of `attacks.pgd`.
     The attack starts from noise of size 0.001, because at δ = 0 the divergence has no gradient.
     generator: draws the noise; on the device of the data.
     beta: β, or one for each member of a `Stack`.
-    Raises ValueError for β < 0.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
+    loss, mode: ℓ, and how the attack sees the model, as in `adversarial`.
+    Raises ValueError for β < 0 and another mode.  Source: Zhang et al. 2019, eq. (5) and algorithm 1.
     """
     check_ball(ball)
-    if not _within(beta, 0, sys.float_info.max) or generator is None:
+    _check_mode(mode)
+    if not within(beta, 0, sys.float_info.max) or generator is None:
         raise ValueError(f"expected a generator and beta ≥ 0, got {generator!r} and {beta!r}")
 
     def inner(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        with models.evaluating(model), torch.no_grad():
-            still = models.logits(model, x)
-        noise = 0.001 * drawn(_normal, x, generator)
-
         def apart(z: Tensor, y: Tensor) -> Tensor:
             return losses.divergence(still, z)
 
-        start = ball.project(noise, x)
-        delta = attacks.pgd(model, x, y, ball, steps=10, start=start, loss=apart, keep="last")
+        with _attacked(model, mode) as seen:
+            with torch.no_grad():
+                still = models.logits(seen, x)
+            start = ball.project(0.001 * drawn(_normal, x, generator), x)
+            delta = attacks.pgd(seen, x, y, ball, steps=10, start=start, loss=apart, keep="last")
         z, moved = models.logits(model, x), models.logits(model, x + delta)
-        return losses.cross_entropy(z, y) + _dealt(beta, z) * losses.divergence(z, moved)
+        return loss(z, y) + dealt(beta, z) * losses.divergence(z, moved)
 
     return inner
 
@@ -144,34 +189,27 @@ def mixed(inner: Inner, share: float | Sequence[float]) -> Inner:
     To ramp it, mix inside: Ramp(lambda ball: mixed(certified(ball), share), ball).
     Raises ValueError unless 0 ≤ share ≤ 1.  Source: Goodfellow, Shlens & Szegedy 2015, with share ½.
     """
-    if not _within(share, 0, 1):
+    if not within(share, 0, 1):
         raise ValueError(f"expected a share from 0 to 1, got {share!r}")
 
     def both(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         attacked, still = inner(model, x, y), clean(model, x, y)
-        part = _dealt(share, still)
+        part = dealt(share, still)
         return part * attacked + (1 - part) * still
 
     return both
 
 
-def _within(values: float | Sequence[float], low: float, high: float) -> bool:
-    """Whether a number, or each of several, is in [low, high]."""
-    return all(low <= v <= high for v in (values if isinstance(values, Sequence) else [values]))
-
-
-def _dealt(values: float | Sequence[float], like: Tensor) -> float | Tensor:
-    """A number as it is; one number a member as one a row of `like` (n·E, …)."""
-    if not isinstance(values, Sequence):
-        return values
-    if len(like) % len(values):
-        raise ValueError(f"expected one number for each network, got {len(values)} for {len(like)} rows")
-    return torch.tensor(values, dtype=like.dtype, device=like.device).repeat(len(like) // len(values))
-
-
 def _normal(x: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal noise like x."""
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+class Varying(Protocol):
+    """An inner maximum that changes over the run, such as `Ramp` or `recipe.Staged`."""
+
+    def at(self, done: float) -> Inner:
+        """What it is when a part `done` of the run, from 0 to 1, is over; or another that varies."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +277,7 @@ def one_step(model: nn.Module, gradient: Gradient, descend: Callable[[], None]) 
 def fit(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
-    inner: Inner | Ramp,
+    inner: Inner | Varying,
     *,
     epochs: int,
     lr: float | Sequence[float] | Callable[[float], float | Sequence[float]],
@@ -262,7 +300,8 @@ def fit(
     model: a network, or a `Stack` of E: then what is minimised is the sum of E means, the gradients are
            each member's own, and every member ends with the weights that it would have had alone.
     data:  inputs (n, *shape) and labels (n,), on the device of the model.
-    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it, or a `Ramp` of them.
+    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it; or what has a method `at`
+           that gives one for the part of the run that is done, such as a `Ramp`.
     lr:    the step size, or one for each member of a stack, or a function that returns these from the
            part of the run that is done, from 0 to 1.
     optimiser: the rule for a step, such as `optimisers.SGD`, which without a momentum is the default.
@@ -272,10 +311,10 @@ def fit(
     watch: what to measure after each epoch: names, and functions of the model (in eval mode) that
            return a number, or for a stack one a member.
     best:  one of those names: the run ends with the weights of the epoch where it was largest, the
-           first of several. None means those of the last epoch.
+           first of several; each member of a stack with those of its own. None means the last epoch's.
     checkpoint: a file that is written after each epoch. A run that finds it goes on from there, and ends
-           with the weights that it would have had if what inner draws comes from the same generator.
-    best, checkpoint: for one network only.
+           with the weights that it would have had if what inner draws comes from the same generator,
+           and if inner keeps nothing from batch to batch. For one network only.
     Yields an `Epoch` after each; nothing runs before you iterate.
     Raises ValueError for arguments that cannot be trained on and for the checkpoint of another run,
     FloatingPointError if the loss or the step size is not finite, or what `best` names is NaN.
@@ -302,9 +341,7 @@ def fit(
         total = torch.zeros(E, dtype=torch.float64, device=x.device)
         for i, batch in enumerate(batches):
             done, rows = (number - 1 + i / len(batches)) / epochs, batch.flatten()
-            loss_of, alpha = inner.at(done) if isinstance(inner, Ramp) else inner, lr
-            if callable(lr):
-                alpha = lr(done)
+            loss_of, alpha = _at(inner, done), lr(done) if callable(lr) else lr
             if not _sizes(alpha, zero=True):
                 raise FloatingPointError(
                     f"expected a step size 0 ≤ lr < ∞, got {alpha} in epoch {number}"
@@ -315,10 +352,8 @@ def fit(
         model.zero_grad()  # so that the caller's next backward() does not add to these
         with models.evaluating(model), torch.no_grad():
             watched = {name: _numbers(model, measure(model)) for name, measure in watch.items()}
-        if best is not None and math.isnan(watched[best]):
-            raise FloatingPointError(f"{best!r} became nan in epoch {number}")
-        if best is not None and (record is None or watched[best] > record[0]):
-            record = watched[best], copy.deepcopy(model.state_dict())
+        if best is not None:
+            record = _better(model, record, watched[best], f"{best!r} became nan in epoch {number}")
         if record is not None and number == epochs:
             model.load_state_dict(record[1])
         if checkpoint is not None:
@@ -331,6 +366,38 @@ def fit(
                 }
             )
         yield Epoch(number, _numbers(model, total / len(x)), watched)
+
+
+def _at(inner: Inner | Varying, done: float) -> Inner:
+    """The inner maximum when a part `done` of the run is over."""
+    while hasattr(inner, "at"):
+        inner = inner.at(done)
+    return inner
+
+
+Record = tuple[float | tuple[float, ...], dict[str, Tensor]]  # the best so far, and the state that has it
+
+
+def _better(
+    model: nn.Module, record: Record | None, found: float | tuple[float, ...], words: str
+) -> Record:
+    """The record, or what the model is now if that is better; each member of a stack by itself.
+
+    Raises FloatingPointError with these words if what was found is NaN.
+    """
+    each = found if isinstance(model, Stack) else [found]
+    if any(map(math.isnan, each)):
+        raise FloatingPointError(words)
+    now = copy.deepcopy(model.state_dict())
+    if record is None:
+        return found, now
+    if not isinstance(model, Stack):
+        return (found, now) if found > record[0] else record
+    for e, (new, old) in enumerate(zip(each, record[0], strict=True)):
+        if not new > old:
+            for name, value in now.items():
+                value[e] = record[1][name][e]
+    return tuple(map(max, each, record[0])), now
 
 
 def _gradient(model: nn.Module, inner: Inner, x: Tensor, y: Tensor, number: int) -> Tensor:
@@ -376,8 +443,8 @@ def _check_run(model, data, epochs, lr, batch_size, watch, best, checkpoint) -> 
         )
     if best is not None and best not in watch:
         raise ValueError(f"expected best to be one of what is watched, {list(watch)}, got {best!r}")
-    if isinstance(model, Stack) and (best is not None or checkpoint is not None):
-        raise ValueError(f"best and checkpoint are for one network, got them for {len(model)}")
+    if isinstance(model, Stack) and checkpoint is not None:
+        raise ValueError(f"expected one network for a checkpoint, got {len(model)}")
 
 
 def _generators(generator: Generator | None, E: int) -> Sequence[torch.Generator]:

@@ -24,7 +24,7 @@ What they share, what is climbed and which iterate is kept, is in `_search`.
 from ._search import Counts, Iterate, count
 from .auto_pgd import apgd
 from .black_box import spsa, square
-from .gradient import bim, fgsm, ilcm, pgd
+from .gradient import bim, fgsm, friendly, ilcm, pgd
 from .hard_label import rays
 from .minimum_norm import cw, ddn, deepfool, fab
 from .saliency import jsma
@@ -40,6 +40,7 @@ __all__ = [
     "deepfool",
     "fab",
     "fgsm",
+    "friendly",
     "ilcm",
     "jsma",
     "pgd",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -306,6 +307,7 @@ def check_start(start: Tensor | None, x: Tensor, ball: Ball) -> None:
 
 def _refuse_a_stack(model: Model) -> None:
     """An attack that drops samples would hand a stack's rows to other members, also behind a defense."""
+    model = inspect.unwrap(model)
     modules = model.modules() if isinstance(model, torch.nn.Module) else ()
     if any(isinstance(module, Stack) for module in modules):
         raise ValueError("expected one network: this attack drops samples, which a stack tells by place")
