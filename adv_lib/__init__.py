@@ -18,6 +18,9 @@ I want …, so I call …:
     a network trained against an attack                   training.adversarial
     a network trained to be easy to prove                 training.certified
     many networks trained as one                          stack.Stack
+    a step size that changes on the way                   schedules.step
+    weights that are perturbed, too                       recipe.awp
+    whether two settings differ, from a few seeds         comparison.paired
     to attack a defense that adapts                       adaptive.unrolled
     the threat model: norm, radius, box                   threat.Ball
 
@@ -26,8 +29,8 @@ In the order in which data flow, each imports only what stands before it:
     sets and losses        projections, threat, data, models, stack, losses, linear
     attacks                attacks
     bounds                 affine, conjugates, dual, relaxation, bounds, branching, exact
-    training and defenses  danskin, optimisers, training, dent
-    judging                evaluation, suite, diagnostics, adaptive
+    training and defenses  danskin, optimisers, schedules, training, recipe, dent
+    judging                evaluation, comparison, suite, diagnostics, adaptive
     showing                plots, widgets, checks
 """
 

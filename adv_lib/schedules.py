@@ -78,7 +78,8 @@ def each(schedules: Sequence[Schedule]) -> Callable[[float], tuple[float, ...]]:
 def scaled(lr: float, batch_size: int, base: int = 128) -> float:
     """lr · batch_size / base: an lr that suits batches of `base`, for others.
 
-    Raises ValueError unless both sizes are whole and at least 1.  Source: Goyal et al. 2017, section 2.1.
+    Raises ValueError unless both sizes are whole and at least 1.
+    Source: Goyal et al. 2017, section 2.1.
     """
     _check(lr)
     if not all(isinstance(size, int) and size >= 1 for size in (batch_size, base)):

@@ -224,7 +224,7 @@ def _each(values: Iterator[Tensor]) -> Tensor:
 
 
 def _kind(layer: nn.Module) -> tuple:
-    """What must be the same in all members: the layer, its sizes and settings; any activation will do."""
+    """What must be the same in all members: the layer, its sizes and settings; not the activation."""
     if isinstance(layer, ACTIVATIONS):
         return ("an activation",)
     return (str(layer), *((name, value.dtype) for name, value in layer.state_dict().items()))

@@ -65,8 +65,8 @@ def adversarial(
             mode: BatchNorm takes the statistics of the batch, and learns from every pass of the attack,
             as in the published code of PGD training. The attack is then handed a plain function.
     Raises ValueError for another mode.
-    Source: Goodfellow, Shlens & Szegedy 2015 (one step); Madry et al. 2018, eq. (2.1); Pang et al. 2021,
-    section 3.3 (mode).
+    Source: Goodfellow, Shlens & Szegedy 2015 (one step); Madry et al. 2018, eq. (2.1); Pang et al. 2021
+    (mode).
     """
     _check_mode(mode)
 
@@ -300,8 +300,8 @@ def fit(
     model: a network, or a `Stack` of E: then what is minimised is the sum of E means, the gradients are
            each member's own, and every member ends with the weights that it would have had alone.
     data:  inputs (n, *shape) and labels (n,), on the device of the model.
-    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it; or what has a method `at`
-           that gives one for the part of the run that is done, such as a `Ramp`.
+    inner: (model, x, y) → (n,), the inner maximum max_δ ℓ or an estimate of it; or what gives one
+           for the part of the run that is done by a method `at`, such as a `Ramp`.
     lr:    the step size, or one for each member of a stack, or a function that returns these from the
            part of the run that is done, from 0 to 1.
     optimiser: the rule for a step, such as `optimisers.SGD`, which without a momentum is the default.
@@ -375,7 +375,7 @@ def _at(inner: Inner | Varying, done: float) -> Inner:
     return inner
 
 
-Record = tuple[float | tuple[float, ...], dict[str, Tensor]]  # the best so far, and the state that has it
+Record = tuple[float | tuple[float, ...], dict[str, Tensor]]  # the best so far, and the state then
 
 
 def _better(

@@ -36,6 +36,7 @@ from adv_lib.threat import Ball
 RUNS = {
     "fgsm": attacks.fgsm,
     "bim": partial(attacks.bim, steps=5),
+    "friendly": partial(attacks.friendly, steps=5, tolerance=1),
     "ilcm": partial(attacks.ilcm, steps=5),
     "jsma": partial(attacks.jsma, share=0.5),
     "pgd best": partial(attacks.pgd, steps=5, restarts=2),
@@ -47,7 +48,7 @@ RUNS = {
     "rays": partial(attacks.rays, queries=30),
 }
 OF_ORDERS = {"square": (2, math.inf), "rays": (math.inf,)}  # all others take any p
-WITH_A_LOSS = ("fgsm", "bim", "pgd best", "pgd first", "pgd last", "apgd")
+WITH_A_LOSS = ("fgsm", "bim", "friendly", "pgd best", "pgd first", "pgd last", "apgd")
 
 
 def for_p_2(attack):
@@ -67,7 +68,7 @@ SHORTEST = {  # of minimum norm; what they find is looked at in test_minimum_nor
     "fab": partial(attacks.fab, steps=4, restarts=2),
 }
 CLIMBS = {"pgd": partial(attacks.pgd, steps=10), "apgd": partial(attacks.apgd, steps=10)}
-FROM_ZERO = {"fgsm": attacks.fgsm, "bim": attacks.bim, **CLIMBS}
+FROM_ZERO = {"fgsm": attacks.fgsm, "bim": attacks.bim, "friendly": attacks.friendly, **CLIMBS}
 each_run = pytest.mark.parametrize("attack", RUNS.values(), ids=RUNS)
 each_attack = pytest.mark.parametrize("attack", (RUNS | SHORTEST).values(), ids=RUNS | SHORTEST)
 each_climb = pytest.mark.parametrize("attack", CLIMBS.values(), ids=CLIMBS)

@@ -676,7 +676,7 @@ def of_stacks():
     alike, wide = models.mlp([2, 3, 2]), models.mlp([2, 4, 2])
     yield "stack.Stack", lambda: stack.Stack([]), "same layers none"
     yield "stack.Stack", lambda: stack.Stack([alike, wide]), "same layers"
-    yield "stack.Stack", lambda: stack.Stack([nn.Sequential(nn.Tanh())]), "Linear Tanh"
+    yield "stack.Stack", lambda: stack.Stack([nn.Sequential(nn.PReLU())]), "Linear PReLU"
     yield "stack.Stack", lambda: stack.Stack([alike, alike])(torch.zeros(3, 2)), "2 networks 3"
     draws = [torch.Generator(), torch.Generator()]
     yield "stack.drawn", lambda: stack.drawn(cube.sample, torch.zeros(3, 2), draws), "2 networks 3"

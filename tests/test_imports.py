@@ -31,9 +31,10 @@ ORDER = [
     "branching",
     "exact",
 ]
-ORDER += ["danskin", "optimisers", "_checkpoint", "training", "dent"]
+ORDER += ["danskin", "optimisers", "schedules", "_checkpoint", "training", "recipe", "dent"]
 ORDER += [
     "evaluation",
+    "comparison",
     "suite",
     "diagnostics",
     "adaptive",

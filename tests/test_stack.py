@@ -230,7 +230,8 @@ def test_a_stack_and_a_run_of_it_refuse_what_does_not_fit():
         ({"generator": [seeded(0), seeded(1)]}, "each of 3"),
         ({"generator": [seeded(0)] * 3}, "different"),
         ({"watch": {"a": lambda model: [1.0]}}, "3 networks"),
-        ({"watch": {"a": lambda model: 1.0}, "best": "a"}, "one network"),
+        ({"checkpoint": "run.pt"}, "one network"),
+        ({"optimiser": SGD(weight_decay=[0.1, 0.2])}, "each of 3"),
         ({"lr": [0.1, -0.1, 0.1]}, "lr"),
     ):
         with pytest.raises((ValueError, TypeError), match=words):

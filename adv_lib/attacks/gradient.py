@@ -163,9 +163,9 @@ def friendly(
     """PGD from δ = 0 that takes at most `tolerance` steps from points where the sample is broken.
 
     δ ← P(δ + v) as in `pgd`, until the model is wrong at x + δ for the (tolerance + 1)-th time; then the
-    sample stays there. With tolerance ≥ steps it is `pgd`, with keep="last". For training: what it finds
-    is no further over the boundary than it takes, and so a smaller loss than PGD's. All samples are asked
-    about to the end, so that it takes a stack; it saves no time.
+    sample stays there. With tolerance ≥ steps it is `pgd`, with keep="last". For training: the loss that
+    it finds is smaller than PGD's, and grows with the tolerance. All samples are asked about to the end,
+    so that it can be run on a stack; it saves no time.
 
     step_size: α > 0 in the units of ε; None means 2.5 ε / steps.
     Returns δ like x.  Raises ValueError for steps < 1, tolerance < 0 and another step_size.

@@ -24,6 +24,7 @@ DUAL = {1: math.inf, 2: 2, math.inf: 1}
 ATTACKS = {
     "fgsm": attacks.fgsm,
     "bim": partial(attacks.bim, steps=8),
+    "friendly": partial(attacks.friendly, steps=8),
     "ilcm": partial(attacks.ilcm, steps=8),
     "jsma": partial(attacks.jsma, share=1),
     "pgd": partial(attacks.pgd, steps=8, restarts=2),
