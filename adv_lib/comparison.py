@@ -88,8 +88,13 @@ def power(effect: float, deviation: float, seeds: int, level: float = 0.95) -> f
     seeds: n ≥ 2.  level: that of one interval; for c comparisons 1 − (1 − level)/c.
     Raises ValueError for others.
     """
+    return _power(effect, deviation, seeds, level)
+
+
+def _power(effect: float, deviation: float, seeds: int, level: float) -> float:
+    """`power`, whose name `seeds_needed` has for a number."""
     from scipy.special import stdtrit
-    from scipy.stats import nct
+    from scipy.stats import nct  # slow to import
 
     _check_level(level)
     if not math.isfinite(effect) or not 0 < deviation < math.inf:
@@ -122,9 +127,6 @@ def seeds_needed(effect: float, deviation: float, power: float = 0.8, level: flo
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) >= power else (middle, high)
     return high
-
-
-_power = power  # whose name `seeds_needed` has for a number
 
 
 def _check_level(level: float) -> None:

@@ -396,3 +396,30 @@ def test_the_targeted_ratio_sees_no_scale_rises_with_its_target_and_says_0_where
     assert (losses.targeted_dlr(raised, y, t) > got).all()
     level = torch.zeros(1, 4, dtype=z.dtype)
     assert losses.targeted_dlr(level, y[:1], t[:1]) == 0
+
+
+# ---- smoothed labels ----
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.7, 1.0])
+@given(seed=seeds, K=st.integers(2, 8))
+def test_smoothed_is_that_of_torch_and_one_share_a_row_is_each_row_by_itself(share, seed, K):
+    z, y, _ = logits(seed, K=K)
+    expected = torch.nn.functional.cross_entropy(z, y, reduction="none", label_smoothing=share)
+    torch.testing.assert_close(losses.smoothed(z, y, share), expected)
+    shares = torch.linspace(0, share, len(z))
+    each = [losses.smoothed(z[i : i + 1], y[i : i + 1], s.item()) for i, s in enumerate(shares)]
+    torch.testing.assert_close(losses.smoothed(z, y, shares), torch.cat(each), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("share", "K"), [(0.1, 10), (0.3, 3)])
+def test_smoothed_is_least_at_this_margin_and_there_flat(share, K):
+    lead = math.log(1 + K * (1 - share) / share)
+    at = torch.zeros(1, K, dtype=torch.float64)
+    at[0, 0] = lead
+    y = torch.zeros(1, dtype=torch.int64)
+    assert slopes(lambda z: losses.smoothed(z, y, share), at).abs().max() < 1e-12
+    for other in (lead - 0.1, lead + 0.1):
+        moved = at.clone()
+        moved[0, 0] = other
+        assert losses.smoothed(moved, y, share) > losses.smoothed(at, y, share)

@@ -1,5 +1,7 @@
 """Small networks that start from the same weights for the same seed."""
 
+import math
+from functools import partial
 from urllib.error import URLError
 
 import pytest
@@ -10,7 +12,8 @@ from strategies import seeded
 from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 
-from adv_lib import data, models
+from adv_lib import bounds, data, models
+from adv_lib.threat import Ball
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -214,3 +217,22 @@ def test_offline_one_sentence_says_which_file_goes_where(tmp_path, monkeypatch):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, URLError)
+
+
+# ---- with other activations ----
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_another_activation_stands_where_relu_would_and_the_weights_are_the_same(norm):
+    plain = models.mlp([4, 3, 3, 2], seeded(3), norm=norm)
+    other = models.mlp([4, 3, 3, 2], seeded(3), norm=norm, activation=partial(nn.LeakyReLU, 0.2))
+    assert same(plain, other)
+    for a, b in zip(plain, other, strict=True):
+        assert type(b) is (nn.LeakyReLU if isinstance(a, nn.ReLU) else type(a))
+
+
+@pytest.mark.parametrize("activation", [nn.LeakyReLU, nn.Softplus, nn.SiLU, nn.Tanh, nn.GELU])
+def test_what_reads_relu_networks_refuses_others_by_name(activation):
+    model, x = models.mlp([4, 3, 2], activation=activation), torch.rand(2, 4)
+    with pytest.raises(ValueError, match=activation.__name__):
+        bounds.margins(model, x, torch.tensor([0, 1]), Ball(math.inf, 0.1))

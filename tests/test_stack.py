@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from strategies import seeded, seeds
 from torch import nn
 
-from adv_lib import attacks, danskin, losses, models, training
+from adv_lib import attacks, danskin, losses, models, recipe, training
 from adv_lib.dent import Dent
 from adv_lib.optimisers import SGD
-from adv_lib.stack import Stack, drawn, members_of
+from adv_lib.stack import ACTIVATIONS, Stack, aligned, dealt, drawn, matrices, members_of
 from adv_lib.threat import Ball
 
 CUBE = Ball(math.inf, 0.2, (0.0, 1.0))
@@ -121,6 +121,103 @@ def test_members_have_shares_and_betas_of_their_own():
         agree(stack, alone)
 
 
+# ---- what a recipe adds ----
+
+
+RECIPES = {  # from the generators, and from a member or None for all three
+    "a smoothed clean loss": lambda draws, e: partial(
+        training.clean, loss=recipe.smoothing(own((0.0, 0.1, 0.4), e))
+    ),
+    "a smoothed adversarial loss": lambda draws, e: training.adversarial(
+        pgd, CUBE, loss=recipe.smoothing(own((0.0, 0.1, 0.4), e))
+    ),
+    "train mode": lambda draws, e: training.adversarial(pgd, CUBE, mode="train"),
+    "fast, smoothed": lambda draws, e: training.fast(CUBE, draws, loss=recipe.smoothing(0.2)),
+    "TRADES in train mode": lambda draws, e: training.trades(
+        CUBE, draws, 3.0, loss=recipe.smoothing(0.2), mode="train"
+    ),
+    "friendly": lambda draws, e: training.adversarial(
+        partial(attacks.friendly, steps=4, tolerance=1), CUBE, mode="train"
+    ),
+    "staged": lambda draws, e: recipe.Staged(
+        [(0, training.clean), (0.3, INNERS["ramped"](None)), (0.6, INNERS["FGSM"](None))]
+    ),
+    "AWP": lambda draws, e: recipe.awp(pgd, CUBE, own((0.0, 0.01, 0.1), e)),
+    "free": lambda draws, e: recipe.Free(CUBE, 3),
+    "free, ℓ2": lambda draws, e: recipe.Free(Ball(2, 0.5, (0.0, 1.0)), 2, loss=recipe.smoothing(0.1)),
+}
+
+
+def own(values, e):
+    return values if e is None else values[e]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("name", RECIPES)
+def test_members_trained_by_a_recipe_equal_members_trained_alone(name, norm):
+    alone = networks(3, norm)
+    stack, draws = Stack(alone), [seeded(10 + e) for e in range(3)]
+
+    def inner_and_update(draws, e=None):
+        inner = RECIPES[name](draws, e)
+        return {"inner": inner, "update": getattr(inner, "update", training.one_step)}
+
+    trained(stack, **inner_and_update(draws), generator=draws)
+    for e, network in enumerate(alone):
+        draw = seeded(10 + e)
+        trained(network, **inner_and_update(draw, e), generator=draw)
+    agree(stack, alone)
+
+
+# ---- activations ----
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_members_with_activations_of_their_own_end_where_they_would_alone(norm):
+    makers = [*ACTIVATIONS, nn.ReLU, nn.ReLU, lambda: nn.ELU(0.5), lambda: nn.CELU(2.0)]
+    alone = [networks(1, norm, e, make)[0] for e, make in enumerate(makers)]
+    stack, (x, _) = Stack(alone), images()
+    for e, (network, again) in enumerate(zip(alone, stack.members(), strict=True)):
+        assert str(again) == str(network) == str(stack.member(e))
+        torch.testing.assert_close(again.eval()(x), network.eval()(x), rtol=0, atol=1e-12)
+        network.train()
+    trained(stack, INNERS["PGD"](None), lr=0.1)
+    for network in alone:
+        trained(network, INNERS["PGD"](None), lr=0.1)
+    agree(stack, alone)
+
+
+# ---- the best epoch of each ----
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_every_member_ends_with_its_own_best_epoch(norm):
+    scores = [(1.0, 3.0, 2.0), (5.0, 4.0, 5.0), (0.0, -1.0, 2.0)]  # a member's, epoch by epoch
+    alone, stack = networks(3, norm), Stack(networks(3, norm))
+    on_the_way, epochs = [], iter(range(3))
+
+    def look(model):
+        on_the_way.append(model.members())
+        number = next(epochs)
+        return [row[number] for row in scores]
+
+    trained(stack, INNERS["PGD"](None), watch={"score": look}, best="score")
+    for e, (network, row) in enumerate(zip(alone, scores, strict=True)):
+        values = iter(row)
+        watch = {"score": lambda model, values=values: next(values)}
+        trained(network, INNERS["PGD"](None), watch=watch, best="score")
+        best = on_the_way[row.index(max(row))][e].state_dict()
+        for name, value in stack.members()[e].state_dict().items():
+            assert torch.equal(value, best[name]), name
+    agree(stack, alone)
+
+
+def test_a_member_whose_score_becomes_nan_stops_the_run():
+    watch = {"score": lambda model: [1.0, math.nan]}
+    with pytest.raises(FloatingPointError, match="'score' became nan in epoch 1"):
+        trained(Stack(networks(2)), training.clean, watch=watch, best="score")
+
+
 @settings(max_examples=30)
 @given(seeds, st.integers(1, 5), st.integers(1, 4), st.booleans(), st.booleans())
 def test_row_i_goes_through_member_i_mod_E_and_no_member_sees_another(seed, E, n, norm, training_mode):
@@ -160,6 +257,8 @@ def test_an_attack_that_drops_samples_is_refused(attack):
     stack, (x, y) = Stack(networks(2)), images()
     with pytest.raises(ValueError, match="drops samples"):
         attack(stack, stack.rows(x), stack.rows(y), CUBE)
+    with pytest.raises(ValueError, match="drops samples"):  # also behind a function
+        training.adversarial(attack, CUBE, mode="train")(stack, stack.rows(x), stack.rows(y))
 
 
 def test_a_member_shares_the_weights_of_the_stack_and_members_do_not():
@@ -205,6 +304,22 @@ def test_each_member_draws_from_its_own_generator_what_it_would_draw_alone(seed,
     assert torch.equal(drawn(CUBE.sample, x, seeded(seed)), CUBE.sample(x, seeded(seed)))
 
 
+def test_numbers_of_members_go_to_their_rows_and_to_their_weights():
+    rows, stack = torch.zeros(6, 2), Stack(networks(3, norm=True))
+    assert dealt(0.5, rows) == 0.5
+    assert dealt([1, 2, 3], rows).tolist() == [1, 2, 3, 1, 2, 3]
+    p = stack.layers[1].weight
+    assert aligned(0.5, p) == 0.5
+    assert (aligned([1.0, 2.0, 3.0], p) * torch.ones_like(p)).mean((1, 2)).tolist() == [1, 2, 3]
+
+
+def test_the_weight_matrices_are_those_of_the_members():
+    alone = networks(3, norm=True)
+    found = matrices(Stack(alone))
+    assert [tuple(p.shape) for p in found.values()] == [(3, 7, 6), (3, 5, 7), (3, 3, 5)]
+    assert list(matrices(alone[0])) == [name.removeprefix("layers.") for name in found]
+
+
 OTHERS = (
     ([], "none"),
     ([models.mlp([4, 3]), models.mlp([4, 5, 3])], "same layers"),
@@ -213,6 +328,8 @@ OTHERS = (
     ([nn.Sequential(nn.Linear(2, 2, bias=False))], "Linear"),
     ([nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False))], "BatchNorm1d"),
     ([nn.Sequential(nn.Conv2d(1, 1, 1))], "Conv2d"),
+    ([nn.Sequential(nn.PReLU())], "PReLU"),
+    ([nn.Sequential(nn.ReLU()), nn.Sequential(nn.Flatten())], "same layers"),
 )
 
 
