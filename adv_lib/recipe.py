@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,7 @@ class Staged:
     def __post_init__(self):
         object.__setattr__(self, "stages", tuple(self.stages))
         begins = [begin for begin, _ in self.stages]
-        rising = all(a < b for a, b in zip(begins, [*begins[1:], 1], strict=True))
-        if not begins or begins[0] != 0 or not rising:
+        if begins[:1] != [0] or not all(a < b for a, b in pairwise([*begins, 1])):
             raise ValueError(f"expected stages that begin at 0, then later and before 1, got {begins}")
 
     def at(self, done: float) -> Inner | Varying:

@@ -20,6 +20,7 @@ from adv_lib import (
     exact,
     linear,
     models,
+    recipe,
     suite,
     training,
 )
@@ -76,6 +77,7 @@ def inner(make):
 ASKED = {  # what is about any model
     "attacks.fgsm": attacks.fgsm,
     "attacks.bim": partial(attacks.bim, steps=2),
+    "attacks.friendly": partial(attacks.friendly, steps=3),
     "attacks.ilcm": partial(attacks.ilcm, steps=2),
     "attacks.jsma": attacks.jsma,
     "attacks.pgd": partial(attacks.pgd, steps=3, restarts=2),
@@ -129,9 +131,11 @@ ASKED = {  # what is about any model
     "danskin.ddd of one": inner(lambda ball: danskin.ddd(ball, seeded(0), 1, steps=2)),
     "training.clean": training.clean,
     "training.adversarial": inner(partial(training.adversarial, few)),
+    "training.adversarial in train mode": inner(partial(training.adversarial, few, mode="train")),
     "training.fast": inner(lambda ball: training.fast(ball, seeded(0))),
     "training.trades": inner(lambda ball: training.trades(ball, seeded(0))),
     "training.fit": fitted,
+    "recipe.awp": inner(lambda ball: recipe.awp(few, ball, 0.1)),
     "adaptive.transfer": lambda model, x, y, ball: adaptive.transfer(few)(Still(model), x, y, ball),
     "adaptive.frozen": lambda model, x, y, ball: adaptive.frozen(few)(Still(model), x, y, ball),
     "adaptive.unrolled": lambda model, x, y, ball: adaptive.unrolled(few)(Still(model), x, y, ball),
@@ -178,6 +182,7 @@ OTHERWISE = {  # these are given pieces, models or results that others looked at
     "plots.images",
     "projections.onto_hyperplane",
     "stack.drawn",
+    "stack.matrices",
     "stack.members_of",
     "training.one_step",
 }

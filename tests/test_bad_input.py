@@ -22,6 +22,7 @@ from adv_lib import (
     affine,
     attacks,
     bounds,
+    comparison,
     conjugates,
     danskin,
     data,
@@ -35,6 +36,8 @@ from adv_lib import (
     models,
     optimisers,
     plots,
+    recipe,
+    schedules,
     stack,
     suite,
     training,
@@ -149,10 +152,10 @@ def whole_sets(function):
     yield name, lambda: call(x=with_entry(x, NAN)), "finite NaN"
 
 
-def logits_and_labels(function):
+def logits_and_labels(function, name=None):
     """What every loss refuses."""
     z, y, targeted = torch.rand(4, 3), labels, function in (losses.targeted, losses.targeted_all)
-    name = f"losses.{function.__name__}"
+    name = name or f"losses.{function.__name__}"
 
     def call(z=z, y=y, targets=(labels + 1) % 3):
         function(z, targets if function is losses.targeted_all else y, *([targets] if targeted else []))
@@ -521,10 +524,13 @@ def of_inner_maxima():
         "fast": partial(training.fast, generator=g),
         "trades": partial(training.trades, generator=g),
         "certified": training.certified,
+        "awp": lambda ball: recipe.awp(attacks.fgsm, ball, 0.1),
+        "Free": lambda ball: recipe.Free(ball, 2),
         "mixed": lambda ball: training.mixed(training.clean, 0.5),
     }
     for name, make in makers.items():
-        name, inner = f"training.{name}", partial(make(cube), net)
+        module = "recipe" if name in ("awp", "Free") else "training"
+        name, inner = f"{module}.{name}", partial(make(cube), net)
         yield name, lambda f=inner: f(x, labels + 1), "0 2"
         yield name, lambda f=inner: f(x, labels - 1), "0 2"
         yield name, lambda f=inner: f(x, labels.float()), "int64 float32"
@@ -532,10 +538,10 @@ def of_inner_maxima():
         if make(cube) is training.clean or "mixed" in name:
             continue
         yield name, lambda f=inner: f(x + 1, labels), "x must lie in the box [0, 1]"
-        nan = "in the box nan" if "trades" in name else "finite NaN"
+        nan = "in the box nan" if "trades" in name or "Free" in name else "finite NaN"
         yield name, lambda f=inner: f(with_entry(x, NAN), labels), nan
         yield name, lambda m=make: m(Ball(INF, -0.1)), "eps ≥ 0 -0.1"
-        if "fast" not in name:
+        if "fast" not in name and "Free" not in name:
             per_sample = make(Ball(INF, torch.ones(3), (0, 1)))
             yield name, lambda f=per_sample: f(net, x, labels), "eps 3 4"
     for eps in (torch.ones(4), torch.ones(4, 2)):
@@ -553,6 +559,112 @@ def of_inner_maxima():
     for begin, end in ((0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.5, 1.1), (NAN, 0.5), (0.1, NAN)):
         ramp = partial(training.Ramp, training.certified, cube, begin, end)
         yield "training.Ramp", ramp, f"0 ≤ begin < end ≤ 1 {begin} {end}"
+
+
+def of_recipes():
+    """Numbers, modes, stages and networks that no recipe of training takes."""
+    draws = torch.Generator()
+    for mode in ("test", None):
+        modes = partial(training.adversarial, attacks.fgsm, cube, mode=mode)
+        yield "training.adversarial", modes, f"mode eval train {mode!r}"
+        yield "training.trades", partial(training.trades, cube, draws, mode=mode), f"train {mode!r}"
+    for gamma in (-0.1, NAN, INF, "1", [0.1, -0.1]):
+        yield "recipe.awp", partial(recipe.awp, attacks.fgsm, cube, gamma), f"gamma ≥ 0 {gamma!r}"
+    moves = recipe.awp(attacks.fgsm, cube, 0.1)
+    yield "recipe.awp", lambda: moves(lambda v: v @ W.T, x, labels), "nn.Module function"
+    yield "recipe.awp", lambda: recipe.awp(lambda *_: None, cube, 0.1)(net, x, labels), "NoneType"
+    two = recipe.awp(attacks.fgsm, cube, (0.1, 0.2, 0.3))
+    pair = Stack([net, net])
+    yield "recipe.awp", lambda: two(pair, x, labels), "each of 2 networks 3"
+    for replays in (0, -1, 1.5):
+        yield "recipe.Free", partial(recipe.Free, cube, replays), f"replays ≥ 1 {replays}"
+    yield "recipe.Free", lambda: recipe.Free(Ball(INF, torch.ones(4)), 2), "one eps tensor"
+    free = recipe.Free(cube, 2)
+    free(net, x, labels)
+    yield "recipe.Free", lambda: free(net, torch.zeros(4, 3), labels), "inputs (4, 2) (4, 3)"
+    for share in (-0.1, 1.1, NAN, "0.1", [0.5, 2]):
+        yield "recipe.smoothing", partial(recipe.smoothing, share), f"share from 0 to 1 {share!r}"
+    dealt = recipe.smoothing([0.1, 0.2, 0.3])
+    yield "recipe.smoothing", lambda: dealt(x, labels % 2), "one number for each network 3 4 rows"
+    for begins in ((), (0.1,), (0, 0.5, 0.5), (0, 0.5, 0.2), (0, 1), (0, NAN)):
+        stages = [(begin, training.clean) for begin in begins]
+        yield "recipe.Staged", partial(recipe.Staged, stages), f"begin at 0 later {list(begins)}"
+    smoothed, z = losses.smoothed, torch.rand(4, 3)
+    yield from logits_and_labels(partial(smoothed, share=0.1), "losses.smoothed")
+    for share in (-0.1, 1.1, NAN):
+        yield "losses.smoothed", partial(smoothed, z, labels, share), f"share from 0 to 1 {share}"
+    for share in (torch.ones(3), torch.ones(4, 1)):
+        yield "losses.smoothed", partial(smoothed, z, labels, share), f"one a row {(*share.shape,)}"
+    for activation, words in ((3, "int"), (lambda: 3, "int"), ("relu", "str")):
+        made = partial(models.mlp, [2, 3], activation=activation)
+        yield "models.mlp", made, f"activation module {words}"
+    for decay in (-0.1, NAN, INF, "0.1", [], [0.1, -1]):
+        for rule in (optimisers.SGD, optimisers.Adam):
+            name = f"optimisers.{rule.__name__}"
+            yield name, partial(rule, weight_decay=decay), "weight_decay ≥ 0 one a network"
+    both = partial(fit, optimiser=optimisers.Adam(weight_decay=(0.1, 0.2)))
+    yield "training.fit", both, "weight_decay each of 1 networks 2"
+    yield "optimisers.SGD", lambda: optimisers.SGD(nesterov=True), "momentum > 0 nesterov 0"
+    for betas in ((0.9,), (0.9, 1.0), (-0.1, 0.9), (NAN, 0.9)):
+        yield "optimisers.Adam", partial(optimisers.Adam, betas), f"two betas [0, 1) {betas}"
+    for epsilon in (0, -1, NAN):
+        yield "optimisers.Adam", partial(optimisers.Adam, epsilon=epsilon), f"epsilon > 0 {epsilon}"
+    for name in ("step", "linear", "cosine", "one_cycle"):
+        for lr in (0, -1, NAN, INF, "0.1", None):
+            yield f"schedules.{name}", partial(getattr(schedules, name), lr), f"0 < lr < ∞ {lr!r}"
+    for at in ((0.5, 0.5), (0.7, 0.2), (-0.1,), (1.1,), (NAN,)):
+        yield "schedules.step", partial(schedules.step, 0.1, at), f"increasing from 0 to 1 {at}"
+    for factor in (0, -1, NAN, INF):
+        yield "schedules.step", partial(schedules.step, 0.1, factor=factor), f"factor > 0 {factor}"
+    for part in (0, -0.1, NAN, 1.1):
+        yield "schedules.one_cycle", partial(schedules.one_cycle, 0.1, part), f"peak < 1 {part}"
+        warm = partial(schedules.warm_up, schedules.linear(0.1), part)
+        yield "schedules.warm_up", warm, f"over ≤ 1 {part}"
+    yield "schedules.warm_up", lambda: schedules.warm_up(0.1, 0.5), "schedules float"
+    yield "schedules.each", lambda: schedules.each([]), "schedules none"
+    yield "schedules.each", lambda: schedules.each([schedules.linear(0.1), 0.1]), "schedules float"
+    yield "schedules.scaled", lambda: schedules.scaled(0, 128), "0 < lr 0"
+    for size in (0, 1.5):
+        yield "schedules.scaled", partial(schedules.scaled, 0.1, size), f"batch_size ≥ 1 {size}"
+        yield "schedules.scaled", partial(schedules.scaled, 0.1, 1, size), f"base ≥ 1 {size}"
+    friendly = partial(attacks.friendly, net, x, labels, cube)
+    yield "attacks.friendly", lambda: friendly(steps=0), "steps ≥ 1 0"
+    yield "attacks.friendly", lambda: friendly(tolerance=-1), "tolerance ≥ 0 -1"
+    for size in (0, -0.1, NAN, INF):
+        yield "attacks.friendly", partial(friendly, step_size=size), f"step_size > 0 {size}"
+    yield "stack.dealt", lambda: stack.dealt([1, 2, 3], x), "each network 3 4 rows"
+    yield "stack.dealt", lambda: stack.dealt([], x), "each network 0"
+    yield "stack.aligned", lambda: stack.aligned([1, 2, 3], x), "each of 4 networks 3"
+
+
+def of_comparisons():
+    """Runs that are no pairs, and numbers that are no probabilities."""
+    name, pair = "comparison.paired", comparison.paired
+    yield name, lambda: pair([1.0], [2.0]), "at least two 1 and 1"
+    yield name, lambda: pair([], []), "at least two 0 and 0"
+    yield name, lambda: pair([1.0, 2.0], [1.0, 2.0, 3.0]), "as many 2 and 3"
+    for bad in (NAN, INF):
+        yield name, lambda b=bad: pair([1.0, b], [1.0, 2.0]), f"finite {bad}"
+    for level in (0, 1, NAN, 95):
+        yield name, lambda v=level: pair([1, 2], [3, 4], level=v), f"0 < level < 1 {level}"
+        yield "comparison.power", lambda v=level: comparison.power(1, 1, 3, v), f"level < 1 {level}"
+        needed = partial(comparison.seeds_needed, 1, 1, level=level)
+        yield "comparison.seeds_needed", needed, f"level < 1 {level}"
+    for count in (0, -1, 1.5):
+        yield name, lambda c=count: pair([1, 2], [3, 4], comparisons=c), f"comparisons ≥ 1 {count}"
+    for p in ([], [1.1], [-0.1, 0.5], [NAN]):
+        yield "comparison.holm", partial(comparison.holm, p), "p-values from 0 to 1 at least one"
+    for deviation in (0, -1, NAN, INF):
+        yield "comparison.power", partial(comparison.power, 1, deviation, 3), f"> 0 {deviation}"
+    for effect in (NAN, INF):
+        yield "comparison.power", partial(comparison.power, effect, 1, 3), f"finite effect {effect}"
+    for seeds in (1, 0, 2.5):
+        yield "comparison.power", partial(comparison.power, 1, 1, seeds), f"seeds ≥ 2 {seeds}"
+    needed = comparison.seeds_needed
+    yield "comparison.seeds_needed", lambda: needed(0, 1), "effect other than 0 0"
+    yield "comparison.seeds_needed", lambda: needed(1e-6, 1), "million seeds 1e-06"
+    for wanted in (0, 1, NAN):
+        yield "comparison.seeds_needed", partial(needed, 1, 1, wanted), f"power < 1 {wanted}"
 
 
 def of_slopes():
@@ -998,6 +1110,7 @@ def table():
     yield name, lambda: apart(z.long(), z), "logits int64"
 
     yield from attacked("attacks.fgsm", attacks.fgsm)
+    yield from attacked("attacks.friendly", partial(attacks.friendly, steps=3))
     for keep in ("best", "first", "last"):
         yield from attacked("attacks.pgd", partial(attacks.pgd, steps=3, keep=keep))
     yield from attacked("attacks.apgd", partial(attacks.apgd, steps=3))
@@ -1206,6 +1319,8 @@ def table():
     yield "training.fit", lambda: fit(batch_size=0), "batch_size ≥ 1 =0"
     for momentum in (-0.1, 1.0, NAN):
         yield "optimisers.SGD", lambda m=momentum: optimisers.SGD(m), f"0 ≤ momentum < 1 {momentum}"
+    yield from of_recipes()
+    yield from of_comparisons()
 
     for wrong, words in (
         (lambda m, x, y: m(x), "(4,) (4, 1)"),
@@ -1349,6 +1464,7 @@ HARMLESS = {
     "models.Normalise",  # holds the numbers of the weights, which models.imagenet reads
     "models.evaluating",
     "models.imagenet",  # takes nothing; offline it raises what tests/test_models.py expects
+    "comparison.Paired",  # holds what `paired` found
     "optimisers.Optimiser",
     "plots.use_style",
     "projections.fill_ellipsoid",
@@ -1366,12 +1482,15 @@ HARMLESS = {
     "relaxation.Solution",
     "relaxation.relax",
     "stack.BatchNorm",  # these two are made by a Stack, which looks at the layers
+    "stack.Activation",
     "stack.Linear",
+    "stack.matrices",
     "stack.members_of",
     "threat.Ball.subset",  # indexes, and lets the errors of indexing through
     "threat.Region",
     "training.Epoch",
     "training.Settings",
+    "training.Varying",  # a protocol
     "training.one_step",
     "training.digest",
     "training.progress",  # passes on what the run raises

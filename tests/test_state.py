@@ -31,6 +31,7 @@ from adv_lib import (
     losses,
     models,
     plots,
+    recipe,
     training,
     widgets,
 )
@@ -91,6 +92,9 @@ CALLS = {
     "loss_along": lambda: diagnostics.loss_along(net, x[:1], labels[:1], [x[1:2]], eps),
     "landscape": lambda: diagnostics.landscape(net, x[:1], labels[:1], Ball(2, 0.1, BOX), eps),
     "clean": lambda: training.clean(net, x, labels),
+    "smoothed": lambda: losses.smoothed(x[:, :3], labels, eps),
+    "awp": lambda: recipe.awp(attacks.fgsm, cube, 0.1)(net, x, labels),
+    "staged": lambda: recipe.Staged([(0, training.clean)]).at(0.2)(net, x, labels),
     "fast": lambda: training.fast(Ball(math.inf, 0.1, BOX), seeded(0))(net, x, labels),
     "ramp": lambda: training.Ramp(training.certified, cube).at(0.2)(net, x, labels),
     "ddd": lambda: danskin.ddd(Ball(math.inf, 0.1, BOX), seeded(0), 3, parts=2)(net, x, labels),
@@ -151,6 +155,7 @@ CALLS = {
 ATTACKS = {
     "fgsm": attacks.fgsm,
     "bim": partial(attacks.bim, steps=3),
+    "friendly": partial(attacks.friendly, steps=3, tolerance=1),
     "ilcm": partial(attacks.ilcm, steps=3),
     "jsma": attacks.jsma,
     "spsa": partial(attacks.spsa, steps=2, samples=3),

@@ -163,8 +163,8 @@ def friendly(
     """PGD from δ = 0 that takes at most `tolerance` steps from points where the sample is broken.
 
     δ ← P(δ + v) as in `pgd`, until the model is wrong at x + δ for the (tolerance + 1)-th time; then the
-    sample stays there. With tolerance ≥ steps it is `pgd` that keeps the "last". For training, on what is
-    only just broken. All samples are asked about to the end, so that it takes a stack and saves no time.
+    sample stays there. With tolerance ≥ steps it is `pgd` that keeps the "last". For training on what is
+    only just broken. It asks about all samples to the end, so that it takes a stack and saves no time.
 
     step_size: α > 0 in the units of ε; None means 2.5 ε / steps.
     Returns δ like x.  Raises ValueError for steps < 1, tolerance < 0 and another step_size.
