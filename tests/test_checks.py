@@ -14,7 +14,7 @@ import torch
 from strategies import seeded
 from torch import nn
 
-from adv_lib import adaptive, attacks, checks, data, models, training
+from adv_lib import adaptive, attacks, checks, data, losses, models, training
 from adv_lib.checks import (
     FAILS,
     NOT_ATTEMPTED,
@@ -28,6 +28,7 @@ from adv_lib.checks import (
     progress,
 )
 from adv_lib.checks import dent as dent_checks
+from adv_lib.checks import recipe as recipe_checks
 from adv_lib.threat import Ball
 
 EXERCISES = {
@@ -520,6 +521,62 @@ OPEN["introduction.outside"] = (
     ],
 )
 
+OPEN["recipe.confounded"] = (
+    [["stopping", "weight decay", "nothing", "the attack", "selection"]],
+    [
+        ("nothing", "a list of 5 entries"),
+        (["the seed"] * 5, "comparison A: expected one of"),
+        (["nothing"] * 5, "stop both alike"),
+        (["stopping"] * 5, "5e-4 against 2e-4"),
+        (
+            ["stopping", "weight decay", "the attack", "the attack", "selection"],
+            "Only the losses differ",
+        ),
+        (["stopping", "weight decay", "nothing", "nothing", "selection"], "attack the margin too"),
+        (["stopping", "weight decay", "nothing", "the attack", "nothing"], "Choose on a validation set"),
+    ],
+)
+OPEN["recipe.smoothed"] = (
+    [losses.smoothed],
+    [
+        (3, "expected a function"),
+        (
+            lambda z, y, s: torch.nn.functional.cross_entropy(z, y, label_smoothing=s),
+            "one number a sample",
+        ),
+        (lambda z, y, s: None, "needs a return"),
+        (lambda z, y, s: z, "expected a tensor of shape (2,), got a tensor of shape (2, 3)"),
+    ],
+)
+
+
+def asked_twice(gradients, x, delta, theta, *rest):
+    """What `free` asks for, with one pass for each of the two gradients."""
+    apart = lambda theta, v: (gradients(theta, v)[0], gradients(theta, v)[1])  # noqa: E731
+    return recipe_checks.free.reference(apart, x, delta, theta, *rest)
+
+
+OPEN["recipe.free"] = (
+    [],
+    [
+        (3, "expected a function"),
+        (asked_twice, "you asked for gradients 4 times"),
+        (lambda gradients, x, delta, theta, *rest: theta, "expected a tensor of shape (4,)"),
+    ],
+)
+OPEN["recipe.sell"] = (
+    [0.3, torch.tensor(0.3)],
+    [
+        ("0.3", "one number between 0 and 1"),
+        ([0.3], "one number between 0 and 1"),
+        (0, "one number between 0 and 1"),
+        (1.0, "one number between 0 and 1"),
+        (0.01, "hardly anything to sell"),
+        (0.1, "That is honest"),
+        (0.5, "Nobody buys that"),
+    ],
+)
+
 
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
@@ -548,11 +605,12 @@ def wrong_answers(name, exercise):
     yield from OPEN.get(name, ([], []))[1]
 
 
-TRAIN = (  # a network for an answer, or six to attack
+TRAIN = (  # a network for an answer, or six or more
     "adversarial_training.ramp",
     "adversarial_training.random_start",
     "trial.lacking",
     "trial.fight",
+    "recipe.sell",
 )
 
 
