@@ -58,10 +58,10 @@ interval = Code(
         "The deviation is that of one difference. That of their mean is s/√n.": lambda a, b, t: _ends(
             (a - b).mean(), t * (a - b).std()
         ),
-        "You divided s by n. The variance of a mean is s²/n, so its deviation is s/√n.": lambda a, b, t: (
-            _ends((a - b).mean(), t * (a - b).std() / len(a))
+        "You divided s by n. The variance of a mean is s²/n, its deviation s/√n.": lambda a, b, t: _ends(
+            (a - b).mean(), t * (a - b).std() / len(a)
         ),
-        "You subtracted the first from the second: turn it around, d = first − second.": lambda a, b, t: (
+        "You subtracted the first from the second. Turn it: d = first − second.": lambda a, b, t: (
             _interval(b, a, t)
         ),
         "You left out the middle: the interval lies around the mean of d, not around 0.": (
@@ -84,14 +84,14 @@ confounded = Words(
     why=(
         "One is taken at its best epoch, the other at its last, and adversarial training overfits. The "
         "gap may be that of stopping: stop both alike, then compare the losses.",
-        "The two also differ in weight decay, 5e-4 against 2e-4, and that alone moves robust accuracy by "
+        "The two also differ in weight decay, 5e-4 against 2e-4, and that alone moves robust accuracy "
         "as much as most losses do. Give both the same.",
         "Decay and epochs are the same, the choice was made on other images than the judgement, and the "
         "attack is a strong one. Only the losses differ: ask for seeds, and no more.",
         "Label smoothing makes the cross-entropy flat, and an attack that climbs nothing else goes "
         "astray. Perhaps it only looks better: attack the margin too.",
-        "The best of twelve numbers is large even where all twelve settings are alike, and it was picked "
-        "on the images that judge it. Choose on a validation set, and give both as many tries.",
+        "The best of twelve numbers is large even where all twelve settings are alike, and it was "
+        "picked on the images that judge it. Choose on a validation set, and give both as many tries.",
     ),
     praise="only one of the five compares what it says it compares.",
 )
@@ -179,8 +179,8 @@ class _OneEach(Code):
     def unfit(self, name: str, got: Any, expected: Any) -> str | None:
         if as_tensor(got) is not None and as_tensor(got).ndim == 0:
             return (
-                f"expected one number a sample, {show_shape(expected)}, got a single number. Take no mean "
-                'over the batch; cross_entropy leaves it out with reduction="none".'
+                f"expected one number a sample, {show_shape(expected)}, got a single number. Take no "
+                'mean over the batch; cross_entropy leaves it out with reduction="none".'
             )
         return super().unfit(name, got, expected)
 
@@ -295,8 +295,8 @@ free = _Free(
     mistakes={
         "You asked for the gradient in θ again after δ had moved. That is a second pass: both gradients "
         "come from the one at the old δ.": partial(_free, passes=2),
-        "You set δ to 0 in every replay. It goes on from where it was: that is what several replays make "
-        "an attack of.": partial(_free, fresh=True),
+        "You set δ to 0 in every replay. It goes on from where it was, so that the replays add up to an "
+        "attack.": partial(_free, fresh=True),
         "δ leaves the ball: clip it to [−ε, ε] after every step.": partial(_free, ball=False),
         "x + δ leaves [0, 1]: clip it there after every step.": partial(_free, box=False),
         "δ moves by ε times the sign of the gradient, whatever its size.": partial(_free, sign=False),
@@ -343,8 +343,8 @@ plan = Numbers(
         ),
         "The last counts the settings of one factor at a time. An effect compares two of the four, N/4 "
         "runs with N/4; the full design compares N/2 with N/2.": (4.0, 0.25, 4.0, 4.0),
-        "The last counts the factors. Ask how many of N runs stand on each side of an effect: N/4 one at "
-        "a time, N/2 in the full design.": (4.0, 0.25, 4.0, 3.0),
+        "The last counts the factors. Ask how many of N runs stand on each side of an effect: N/4 one "
+        "at a time, N/2 in the full design.": (4.0, 0.25, 4.0, 3.0),
         "The last counts settings, 4 and 8. What matters is how many of N runs stand on each side of an "
         "effect: N/4 one at a time, N/2 in the full design.": (4.0, 0.25, 4.0, 0.5),
     },
@@ -402,8 +402,8 @@ class _Sell(Exercise):
         (shown, worst), (shown_before, worst_before) = _judged(share.item()), _judged(0.0)
         rise, fall = shown - shown_before, worst_before - worst
         said = (
-            f"with s = {share.item():g} the accuracy under PGD-10 changes by {rise:+.1f} points, and that "
-            f"in the worst case by {-fall:+.1f}"
+            f"with s = {share.item():g} the accuracy under PGD-10 changes by {rise:+.1f} points, and "
+            f"that in the worst case by {-fall:+.1f}"
         )
         if fall < 1 and rise < 0.4:
             return f"{said}. There is hardly anything to sell yet: smooth more."
