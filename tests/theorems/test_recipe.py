@@ -166,8 +166,6 @@ def test_a_full_design_estimates_every_effect_from_all_runs_and_one_at_a_time_fr
     if k > 1:  # the interactions cost nothing
         X = with_constant(full, products(full))
         torch.testing.assert_close(effects_variance(X, k, noise), all_runs)
-        smallest = r * (k + 1)  # every setting once would do
-        assert len(full) == smallest * X.shape[1]
 
 
 @theorem("thm-factorial")
@@ -275,7 +273,7 @@ def target(y, K, s):
 
 def at_minimum(y, K, s, shift):
     """Logits with the gap of the theorem at y, and any level."""
-    return shift[:, None] + one_hot(y, K) * math.log(1 + K * (1 - s) / s)
+    return shift[:, None] + one_hot(y, K).double() * math.log(1 + K * (1 - s) / s)
 
 
 def some_labels(K, seed, n=6):
@@ -318,7 +316,7 @@ def test_without_smoothing_the_loss_falls_towards_0_and_never_gets_there(seed, K
     assert (losses.smoothed(z, y, 0.0) > 0).all()
     towards = [losses.smoothed(z + gap * one_hot(y, K), y, 0.0) for gap in range(0, 25)]
     for wide, wider in itertools.pairwise(towards):
-        assert ((0 < wider) & (wider < wide)).all()
+        assert ((wider > 0) & (wider < wide)).all()
     assert losses.smoothed(z + 100.0 * one_hot(y, K), y, 0.0).max() < 1e-12
 
 
