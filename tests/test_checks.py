@@ -565,13 +565,12 @@ OPEN["recipe.free"] = (
     ],
 )
 OPEN["recipe.sell"] = (
-    [0.3, torch.tensor(0.3)],
+    [1 / 3, torch.tensor(0.3)],
     [
         ("0.3", "one number between 0 and 1"),
         ([0.3], "one number between 0 and 1"),
         (0, "one number between 0 and 1"),
         (1.0, "one number between 0 and 1"),
-        (0.01, "hardly anything to sell"),
         (0.1, "That is honest"),
         (0.5, "Nobody buys that"),
     ],

@@ -379,7 +379,7 @@ def _judged(share: float) -> tuple[float, float]:
     for _ in run:
         pass
     stack.eval()
-    x, y = stack.rows(digits.x_test[:300]), stack.rows(digits.y_test[:300])
+    x, y = stack.rows(digits.x_test), stack.rows(digits.y_test)
 
     def right(*deltas: Tensor) -> float:
         with torch.no_grad():
@@ -395,7 +395,10 @@ class _Sell(Exercise):
     praise = "the number in the brochure rose, and the network got worse. Now you know what to ask for."
 
     def examine(self, answer: Any) -> str | None:
-        """Under PGD-10 the accuracy must rise by 0.4 points, in the worst case fall by 1."""
+        """Under PGD-10 the accuracy must rise, and in the worst case fall by at least a point.
+
+        At 1/3 both do by three deviations of what other rounding changes, on all test digits.
+        """
         share = as_tensor(answer)
         if share is None or share.ndim or not 0 < share.item() < 1:
             return f"expected one number between 0 and 1, the share s, got {answer!r}."
@@ -405,14 +408,14 @@ class _Sell(Exercise):
             f"with s = {share.item():g} the accuracy under PGD-10 changes by {rise:+.1f} points, and "
             f"that in the worst case by {-fall:+.1f}"
         )
-        if fall < 1 and rise < 0.4:
-            return f"{said}. There is hardly anything to sell yet: smooth more."
+        if fall < 1 and rise <= 0:
+            return f"{said}. There is nothing to sell yet: smooth more."
         if fall < 1:
             return (
-                f"{said}. That is honest: what looks better has lost less than a point. For a worse "
-                "network, smooth more."
+                f"{said}. That is honest: what looks better has lost less than a point. For a "
+                "worse network, smooth more."
             )
-        if rise < 0.4:
+        if rise <= 0:
             return f"{said}. Nobody buys that: it is worse, and looks no better. Smooth less."
         return None
 
