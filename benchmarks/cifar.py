@@ -1,15 +1,15 @@
 """CIFAR-10, a ResNet-18 trained against PGD-10: `python -m benchmarks.cifar --epochs 30 --decay 5e-4`.
 
-The experiment behind "Bag of tricks for adversarial training", for whoever has a GPU; no page of the book
-needs it. It is the publication's base recipe, with the weight decays that it compares. A run that is
-killed goes on where it was; what is found is kept in .bench.
+The experiment behind "Bag of tricks for adversarial training", for whoever has a GPU; no page of the
+book needs it. It is the publication's base recipe, with the weight decays that it compares. A run that
+is killed goes on where it was; what is found is kept in .bench.
 Source: Pang et al. 2021, section 3.
 
 As published: ResNet-18 for images of 32×32, ε = 8/255, PGD with 10 steps of 2/255 from a random point,
 BatchNorm in train mode under attack, images cropped and mirrored at random, SGD with momentum 0.9 in
 batches of 128, step size 0.1, divided by 10 after 100/110 and 105/110 of the run. Other than published:
-110 epochs only if you ask for them; of all epochs we keep the one with the best PGD-10 on 1,000 images of
-the training set that are held out; AutoAttack is ours, on the first test images.
+fewer than 110 epochs if you ask for them; of all epochs we keep the one with the best PGD-10 on 1,000
+images of the training set that are held out; AutoAttack is ours, on the first test images.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def train(
     steps: int = 10,
     held: int = 1000,
 ) -> Iterator[training.Epoch]:
-    """The published recipe; the model ends with the weights of the epoch that was best on held-out images.
+    """The published recipe; the model ends with the weights that were best on held-out images.
 
     generator: draws the batches, the crops and the starts of the attacks, so that a run goes on exactly.
     steps: of the attack.  held: how many of the last training images are held out.
