@@ -29,9 +29,7 @@ def on_device(pair: data.Data) -> data.Data:
 
 def kept(name: str, model: nn.Module, train: Callable[[nn.Module], None]) -> nn.Module:
     """The model with the weights kept under this name, or else trained now and kept."""
-    KEPT.mkdir(exist_ok=True)
-    (KEPT / ".gitignore").write_text("*\n")
-    path = KEPT / f"{name}.pt"
+    path = _folder() / f"{name}.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     else:
@@ -41,11 +39,17 @@ def kept(name: str, model: nn.Module, train: Callable[[nn.Module], None]) -> nn.
     return model.eval()
 
 
-def once(name: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _folder() -> Path:
+    """.bench, which git ignores."""
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / ".gitignore").write_text("*\n")
+    return KEPT
+
+
+def once(name: str, find: Callable[[], dict]) -> dict:
     """What `find` found when it first ran under this name; its machine and day are added to RAN_ON."""
-    path = KEPT / f"{name}.json"
+    path = _folder() / f"{name}.json"
     if not path.exists():
-        KEPT.mkdir(exist_ok=True)
         where = f"{results.machine()} ({datetime.date.today()})"
         path.write_text(json.dumps([find(), where], ensure_ascii=False), "utf-8")
     found, ran_on = json.loads(path.read_text("utf-8"))
