@@ -806,3 +806,14 @@ def test_every_module_of_checks_lists_all_of_its_exercises(module):
     chapter = importlib.import_module(f"{checks.__name__}.{module}")
     own = [exercise for name, exercise in EXERCISES.items() if name.startswith(f"{module}.")]
     assert sorted(map(id, chapter.EXERCISES.values())) == sorted(map(id, own))
+
+
+def test_an_answer_of_nan_is_told_where_nan_comes_from():
+    def divides_by_the_row_of_y(W, b, x, y):
+        lengths = (W - W[y]).norm(dim=1)
+        k = (((W[y] - W) @ x + b[y] - b) / lengths).argmin()
+        return ((W[y] - W) @ x + b[y] - b)[k] * (W[k] - W[y]) / lengths[k] ** 2
+
+    told = str(trial.shortest(divides_by_the_row_of_y))
+    assert "0/0" in told
+    assert "0/0" not in str(trial.shortest(lambda W, b, x, y: 0 * x))
