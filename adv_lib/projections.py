@@ -107,16 +107,19 @@ def shortest(a: Tensor, room: Tensor, b: Tensor, p: float) -> Tensor:
     a, b = a / unit, (b / unit).clamp(max=torch.finfo(a.dtype).max)
     if p == 1:
         return _knapsack(a, room, b)
-    u = a if p == 2 else torch.ones_like(a)
-    stopped, room = a == 0, torch.where(a == 0, 0, room)
+    largest, room = torch.finfo(a.dtype).max, torch.where(a == 0, 0, room)
+    free, limit, spent = a.clone(), torch.where(a == 0, math.inf, room), torch.zeros_like(b)
+    lam, u = torch.zeros_like(b), a if p == 2 else torch.ones_like(b)
     while True:
-        left = b - torch.where(stopped, a * room, 0).sum(1, keepdim=True)
-        slope = torch.where(stopped, 0, a * u).sum(1, keepdim=True)
-        size = (left.clamp(min=0) / slope.clamp(min=tiny)) * u
-        sticks_out = ~stopped & (size > room)
+        slope = (free * free if p == 2 else free).sum(1, keepdim=True).clamp(min=tiny)
+        lam = lam.maximum(((b - spent) / slope).clamp(max=largest))
+        size = lam * u
+        sticks_out = size > limit
         if not sticks_out.any():
-            return torch.where(stopped, room, size)
-        stopped |= sticks_out
+            return torch.minimum(size, room)
+        spent = spent + torch.where(sticks_out, a * room, 0).sum(1, keepdim=True)
+        free.masked_fill_(sticks_out, 0)
+        limit.masked_fill_(sticks_out, math.inf)
 
 
 def _knapsack(a: Tensor, room: Tensor, b: Tensor) -> Tensor:

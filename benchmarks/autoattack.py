@@ -21,6 +21,8 @@ from .contest import norm
 HIGHER = 0.2  # points that ours may leave above the lowest of the others
 SLOWER = 0.8  # of the fastest one's time
 OURS = "adv_lib"
+TEN = "torchattacks"  # as it comes
+TOO_SLOW = {("convnet, robust", "ART")}
 
 TEXT = """## AutoAttack
 
@@ -29,7 +31,7 @@ and 5,000 queries of Square, in the box [0, 1]. A cell is the robust accuracy in
 again, and the seconds of CPU time on one core; all take turns. As it comes, the suite of torchattacks
 takes 10 steps where the standard has 100; it runs both ways. The suite of ART as it comes has DeepFool
 in FAB's place, no targets for Auto-PGD, and five starts
-of each attack.
+of each attack; on the convnet its 25,000 queries an image would take the better part of an hour.
 
 {table}
 
@@ -78,7 +80,7 @@ def art(trial: Trial) -> Tensor:
 
 CONTESTANTS: dict[str, Callable[[Trial], Tensor]] = {
     OURS: ours,
-    "torchattacks": torchattacks,
+    TEN: torchattacks,
     "torchattacks, 100 steps": partial(torchattacks, steps=100),
     "ART": art,
 }
@@ -107,27 +109,39 @@ def trials(pair: data.Data) -> dict[str, Trial]:
     }
 
 
+class Found(NamedTuple):
+    """What every contestant left of a network, in percent, and its seconds of CPU time."""
+
+    share: dict[str, float]
+    took: dict[str, float]
+
+
+def measured(name: str, trial: Trial) -> Found:
+    """All contestants, but for ART on the convnet."""
+    trial.model.requires_grad_(False).eval()
+    contestants = {who: run for who, run in CONTESTANTS.items() if (name, who) not in TOO_SLOW}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        race = timing.race(contestants, [(trial,)])
+    share = {who: left(trial, race.results[who][0]) for who in contestants}
+    return Found(share, {who: race.seconds[who][0] for who in contestants})
+
+
 def section(pair: data.Data) -> str:
     """All contestants on all networks."""
     rows, targets = [], []
     for name, trial in trials(pair).items():
-        trial.model.requires_grad_(False).eval()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            race = timing.race(CONTESTANTS, [(trial,)])
-        share = {who: left(trial, race.results[who][0]) for who in CONTESTANTS}
-        took = {who: race.seconds[who][0] for who in CONTESTANTS}
+        share, took = measured(name, trial)
         where = f"{name.removesuffix(', 2')}, {norm(trial.p)}, ε = {trial.eps:g}"
-        cells = (f"{share[who]:.1f}, {took[who]:.1f} s" for who in CONTESTANTS)
+        cells = (f"{share[who]:.1f}, {took[who]:.1f} s" if who in share else "–" for who in CONTESTANTS)
         rows.append(tables.printed(where, len(trial.x), *cells))
-        others = [who for who in CONTESTANTS if who != OURS]
-        lowest, fastest = (min(found[who] for who in others) for found in (share, took))
-        targets.append(
-            tables.at_most(
-                "left ≤ the lowest of the others + .2", where, share[OURS] - lowest, HIGHER, 1
-            )
-        )
-        targets.append(tables.at_most("time ≤ .8 × the fastest's", where, took[OURS] / fastest, SLOWER))
+        others = [who for who in share if who != OURS]
+        more = share[OURS] - min(share[who] for who in others)
+        targets.append(tables.at_most("left ≤ the lowest of the others + .2", where, more, HIGHER, 1))
+        fastest = took[OURS] / min(took[who] for who in others if who != TEN)
+        targets.append(tables.at_most("time ≤ .8 × the fastest of 100 steps", where, fastest, SLOWER))
+        short = took[OURS] / took[TEN]
+        targets.append(tables.at_most("time ≤ .8 × that of 10 steps", where, short, SLOWER))
     return TEXT.format(
         table=tables.table(("network", "images", *CONTESTANTS), rows),
         targets=tables.targets(targets, where="network"),

@@ -17,6 +17,7 @@ PARTS = {
         "black_box",
         "minimum",
         "autoattack",
+        "arena",
         "scale",
         "defects",
         "situations",

@@ -29,6 +29,7 @@ from adv_lib.checks import (
 )
 from adv_lib.checks import dent as dent_checks
 from adv_lib.checks import recipe as recipe_checks
+from adv_lib.checks import trial as trial_checks
 from adv_lib.threat import Ball
 
 EXERCISES = {
@@ -863,3 +864,14 @@ def test_every_module_of_checks_lists_all_of_its_exercises(module):
     chapter = importlib.import_module(f"{checks.__name__}.{module}")
     own = [exercise for name, exercise in EXERCISES.items() if name.startswith(f"{module}.")]
     assert sorted(map(id, chapter.EXERCISES.values())) == sorted(map(id, own))
+
+
+def test_an_answer_of_nan_is_told_where_nan_comes_from():
+    def divides_by_the_row_of_y(W, b, x, y):
+        lengths = (W - W[y]).norm(dim=1)
+        k = (((W[y] - W) @ x + b[y] - b) / lengths).argmin()
+        return ((W[y] - W) @ x + b[y] - b)[k] * (W[k] - W[y]) / lengths[k] ** 2
+
+    told = str(trial_checks.shortest(divides_by_the_row_of_y))
+    assert "0/0" in told
+    assert "0/0" not in str(trial_checks.shortest(lambda W, b, x, y: 0 * x))

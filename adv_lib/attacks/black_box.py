@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ def square(
     with search(model, x, y, ball, None, targets, keep) as run:
         if ball.p == 1:
             raise ValueError(f"expected a ball with p = 2 or inf, got p = {ball.p}")
+        low, high = run.region.low, run.region.high
         canvas = (_Signs if ball.p == math.inf else _Hills)(run, fresh(generator, x))
         delta = run.region.project(canvas.start())
         run.record(0, 0, delta, run.logits(delta))
@@ -58,7 +60,7 @@ def square(
             if run.over:
                 break
             area = 0.8 / 2 ** sum(query / queries >= stage for stage in STAGES)
-            delta = run.region.project(canvas.change(run.best, area))
+            delta = canvas.change(run.best, area).clamp(low, high)  # no longer than ε as it is
             run.record(0, query, delta, run.logits(delta))
         return run.shaped(run.best)
 
@@ -165,6 +167,7 @@ class _Hills(_Canvas):
         return scale * projections.to_length(u.flatten(1) * (scale > 0), self.run.region.eps)
 
 
+@cache
 def _hill_and_valley(height: int, width: int) -> Tensor:
     """The left half a hill, the right half a valley, of length 1: (height, width), float64."""
     half = width // 2

@@ -133,6 +133,8 @@ class Code(Exercise):
                 return wrong
             if not self.same(got, expected):
                 mistake = self._mistake(answer, [case for _, case in cases])
+                if mistake is None and as_tensor(got).isnan().any():
+                    mistake = "NaN comes from 0/0, ∞ − ∞ or 0 · ∞: look where that happens."
                 return self.complaint(name, got, expected, mistake)
         return None
 

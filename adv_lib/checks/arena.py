@@ -180,29 +180,37 @@ def right(defense: Defense, x: Tensor, y: Tensor) -> float:
     return 100 * answers.double().mean().item()
 
 
-def best_known(defense: Defense, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
-    """The attack that each defense needs, by those who built it."""
-    if isinstance(defense, Rounding | Dithering):  # on average they do nothing: leave them out
-        return _both(attacks.pgd, partial(attacks.square, queries=1000), defense, x, y, ball)
-    return every_target(defense, x, y, ball)
+def best_known(
+    defense: Defense, x: Tensor, y: Tensor, ball: Ball, generator: torch.Generator | None = None
+) -> Tensor:
+    """The attack that each defense needs, by those who built it.
 
-
-def _both(inside, outside, defense, x, y, ball) -> Tensor:
-    """What an attack on the network finds, or where the defense withstands that, one on the defense."""
-    delta = inside(defense.model, x, y, ball)
+    generator: draws where the ascents start; None means at δ = 0.
+    """
+    start = None if generator is None else ball.sample(x, generator)
+    if not isinstance(defense, Rounding | Dithering):
+        return every_target(defense, x, y, ball, generator)
+    loss = losses.margin_loss  # on average these two do nothing, so climb what is behind them
+    delta = attacks.apgd(defense.model, x, y, ball, start=start, loss=loss)
     with torch.no_grad():
         left = losses.correct(defense(x + delta), y)
     if isinstance(defense, Rounding) and left.any():
-        delta[left] = outside(defense, x[left], y[left], ball.subset(left))
+        rest = x[left], y[left], ball.subset(left)
+        delta[left] = attacks.square(defense, *rest, queries=1000, generator=generator)
     return delta
 
 
-def _climb(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, goal: Tensor) -> Tensor:
-    towards = partial(losses.targeted, targets=goal)
-    return attacks.apgd(model, x, y, ball, steps=30, loss=towards)
+def every_target(
+    defense: Defense, x: Tensor, y: Tensor, ball: Ball, generator: torch.Generator | None = None
+) -> Tensor:
+    """Auto-PGD towards every other class.  generator: as for `best_known`."""
 
+    def climb(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, goal: Tensor) -> Tensor:
+        start = None if generator is None else ball.sample(x, generator)
+        towards = partial(losses.targeted, targets=goal)
+        return attacks.apgd(model, x, y, ball, steps=30, start=start, loss=towards)
 
-every_target = suite.every_target(_climb)  # Auto-PGD towards every other class
+    return suite.every_target(climb)(defense, x, y, ball)
 
 
 BASELINES = {"no attack": nothing, "PGD": attacks.pgd, "best known": best_known}

@@ -109,30 +109,32 @@ def test_the_sentence_below_a_slider_says_what_its_picture_shows(visit):
         assert figure.query_selector(".adv-says").inner_text().split() == picture(figure)[0].split()
 
 
-def test_every_proof_hint_and_solution_opens_by_keyboard_and_one_of_each_kind_shuts_by_click(visit):
-    kinds, folds = {}, []
-    for summary in visit.page.query_selector_all("main details:not([open]) > summary"):
-        if not summary.is_visible():
-            continue  # inside one that has no place on this page
-        is_open = lambda s=summary: s.evaluate("s => s.parentElement.open")  # noqa: E731
-        summary.press("Enter")
-        assert is_open(), summary.inner_text()
-        folds.append((summary, is_open))
-        kinds.setdefault(summary.evaluate("s => s.parentElement.className || s.textContent"), folds[-1])
-    for button in visit.page.query_selector_all("main .toggle-hidden > button.toggle-button"):
-        is_open = lambda b=button: b.evaluate(  # noqa: E731
-            "b => !b.parentElement.classList.contains('toggle-hidden')"
-        )
-        button.press("Enter")
-        assert is_open()
-        folds.append((button, is_open))
-        kinds.setdefault("toggle", folds[-1])
-    for opener, is_open in reversed(kinds.values()):  # one within another before that
+def test_every_proof_hint_and_solution_opens_and_one_of_each_kind_by_keyboard(visit):
+    kinds = {}
+    for opener in visit.page.query_selector_all(
+        "main details:not([open]) > summary, main .toggle-hidden > button.toggle-button"
+    ):
+        kind = opener.evaluate("o => o.parentElement.className || o.textContent")
+        if kind not in kinds and opener.is_visible():  # not inside one that has no place on this page
+            kinds[kind] = opener
+    opened = "o => o.parentElement.open ?? !o.parentElement.classList.contains('toggle-hidden')"
+    for opener in kinds.values():
+        opener.press("Enter")
+        assert opener.evaluate(opened), opener.inner_text()
+    for opener in reversed(kinds.values()):  # one within another before that
         opener.click()
-        assert not is_open(), opener.inner_text()
-    for opener, is_open in folds:
-        if is_open():
-            opener.evaluate("opener => opener.click()")
+        assert not opener.evaluate(opened), opener.inner_text()
+    stuck = visit.page.evaluate(
+        """() => {
+            const all = [...document.querySelectorAll("main details:not([open]) > summary")]
+                .filter(summary => summary.checkVisibility());
+            all.forEach(summary => summary.click());
+            const shut = all.filter(s => !s.parentElement.open || s.tabIndex < 0);
+            all.reverse().forEach(summary => summary.click());
+            return [...shut, ...all.filter(s => s.parentElement.open)].map(s => s.textContent);
+        }"""
+    )
+    assert stuck == []
 
 
 def test_the_mathematics_is_set_and_none_is_left_raw(opened):
