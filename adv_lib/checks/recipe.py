@@ -426,10 +426,10 @@ sell = _Sell()
 
 EXERCISES = {
     "A paired interval": interval,
+    "The smallest experiment": plan,
     "The confounded comparison": confounded,
     "How far apart?": gap,
     "Label smoothing": smoothed,
-    "Two gradients from one pass": free,
-    "The smallest experiment": plan,
     "Sell a worse network": sell,
+    "Two gradients from one pass": free,
 }
