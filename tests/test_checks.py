@@ -802,6 +802,13 @@ def test_numbers_without_labels_are_counted():
     assert exercise([1.0, 5.0]).message == "not yet right: number 2."
 
 
+def test_whoever_has_changed_nothing_has_nothing_to_sell(monkeypatch):
+    monkeypatch.setattr(recipe_checks, "_judged", lambda share: (74.0, 73.0))
+    verdict = EXERCISES["recipe.sell"](0.5)
+    assert verdict.status == FAILS
+    assert "nothing to sell yet" in verdict.message
+
+
 def test_a_verdict_is_one_accessible_line_of_html():
     verdict = Verdict(FAILS, "2 < 3 & “so”")
     source = verdict._repr_html_()
