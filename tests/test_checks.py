@@ -572,7 +572,7 @@ OPEN["recipe.sell"] = (
         ([0.3], "one number between 0 and 1"),
         (0, "one number between 0 and 1"),
         (1.0, "one number between 0 and 1"),
-        (0.1, "That is honest"),
+        (0.1, "Not worse enough"),
         (0.5, "Nobody buys that"),
     ],
 )

@@ -325,6 +325,12 @@ plan = Numbers(
             4.0,
             2.0,
         ),
+        "You forgot the square everywhere: what counts is variances, (s/effect)², and not their roots.": (
+            2.0,
+            0.5,
+            2.0,
+            2.0,
+        ),
         "The first two are turned around: a smaller effect takes more seeds, a smaller deviation "
         "fewer.": (0.25, 4.0, 4.0, 2.0),
         "You divided by ρ. The variance of a difference of pairs is 2σ²(1 − ρ), of independent runs "
@@ -411,10 +417,7 @@ class _Sell(Exercise):
         if fall < 1 and rise <= 0:
             return f"{said}. There is nothing to sell yet: smooth more."
         if fall < 1:
-            return (
-                f"{said}. That is honest: what looks better has lost less than a point. For a "
-                "worse network, smooth more."
-            )
+            return f"{said}. Not worse enough: the worst case has lost less than a point. Smooth more."
         if rise <= 0:
             return f"{said}. Nobody buys that: it is worse, and looks no better. Smooth less."
         return None
