@@ -47,7 +47,6 @@ EXEMPT = {
             "attacks.friendly(loss=)",
             "attacks.friendly(targets=)",
             "comparison.paired(level=)",
-            "comparison.power(level=)",
             "comparison.seeds_needed(level=)",
             "comparison.seeds_needed(power=)",
             "optimisers.Adam(decoupled=)",

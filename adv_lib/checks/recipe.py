@@ -325,7 +325,7 @@ plan = Numbers(
             4.0,
             2.0,
         ),
-        "You forgot the square everywhere: what counts is variances, (s/effect)², and not their roots.": (
+        "You forgot the square everywhere: variances count, (s/effect)², not their roots.": (
             2.0,
             0.5,
             2.0,
