@@ -31,7 +31,7 @@ ORDER = [
     "branching",
     "exact",
 ]
-ORDER += ["danskin", "optimisers", "schedules", "_checkpoint", "training", "recipe", "dent"]
+ORDER += ["danskin", "mahalanobis", "optimisers", "schedules", "_checkpoint", "training", "recipe", "dent"]
 ORDER += [
     "evaluation",
     "comparison",
