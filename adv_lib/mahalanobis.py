@@ -4,8 +4,9 @@ z = z(x), (n, d), are the features, what goes into the last layer; μ_k, (L, d),
 class. With `NearestCentre` as its last layer a network says h_k = −½‖z − μ_k‖², (n, L): an ordinary
 classifier for `training.fit`, the attacks and `suite`, of which the losses here read the distances.
 
-MMLDA is the cross-entropy of these logits, −log softmax(h)_y, hence `losses.cross_entropy`; MMC is `mmc`.
-`centres` are as far apart as L vectors of one length can be. Radii and distances are in the units of z.
+MMLDA is the cross-entropy of these logits, −log softmax(h)_y, hence `losses.cross_entropy`; MMC, which
+has no softmax, is `mmc`. `centres` are as far apart as L vectors of one length can be. Radii
+and distances are in the units of z.
 """
 
 from __future__ import annotations
@@ -117,21 +118,20 @@ class NearestCentre(nn.Module):
         Predictions, margins and the cross-entropy stay; `mmc` and all else that reads one logit by
         itself do not. Bounds and exact methods can read the network that ends with it.
         """
-        layer = nn.Linear(self.centres.shape[1], len(self.centres)).to(self.centres)
-        layer.weight.data = self.centres.detach().clone()
-        layer.bias.data = -self.centres.detach().square().sum(1) / 2
+        mu = self.centres.detach().clone()
+        layer = nn.utils.skip_init(nn.Linear, mu.shape[1], len(mu))  # draws nothing
+        layer.weight, layer.bias = nn.Parameter(mu), nn.Parameter(-mu.square().sum(1) / 2)
         return layer
 
     def extra_repr(self) -> str:
         """Classes, features, whether they are learned."""
         return f"{tuple(self.centres.shape)}, learned={self.learned}"
 
-    @classmethod
-    def side_by_side(cls, layers: Sequence[NearestCentre]) -> NearestCentre:
-        """The layers of the members of a `stack.Stack` as one, with centres (E, L, d)."""
-        whole = cls(layers[0].centres, learned=layers[0].learned)
+    def side_by_side(self, layers: Sequence[NearestCentre]) -> NearestCentre:
+        """The layers of E members of a `stack.Stack`, this one the first, as one: centres (E, L, d)."""
+        whole = NearestCentre(self.centres, learned=self.learned)
         both = torch.stack([layer.centres.detach() for layer in layers])
-        whole.centres = nn.Parameter(both) if whole.learned else both
+        whole.centres = nn.Parameter(both) if self.learned else both
         return whole
 
 
@@ -157,25 +157,25 @@ class Quadratic(nn.Module):
         for name, value in (("centres", centres), ("precisions", precisions), ("biases", biases)):
             self.register_buffer(name, value.detach().clone())
 
-    @classmethod
-    def of_linear(cls, W: Tensor, b: Tensor) -> Quadratic:
-        """The layer whose softmax is that of Wz + b: Σ_k = I, μ_k = ½W_k, B_k = b_k + ¼‖W_k‖².
-
-        Its logits are W_kᵀz + b_k − ‖z‖²; so the softmax cross-entropy is a g-SCE loss.
-        W: (L, d).  b: (L,).  Raises ValueError for other shapes.  Source: Pang et al. 2020.
-        """
-        check_tensors(W=W, b=b)
-        if W.ndim != 2 or b.shape != W.shape[:1]:
-            raise ValueError(f"expected W (L, d) and b (L,), got {tuple(W.shape)} and {tuple(b.shape)}")
-        identity = torch.eye(W.shape[1]).to(W).expand(len(W), -1, -1)
-        return cls(W / 2, identity, b + W.square().sum(1) / 4)
-
     def forward(self, z: Tensor) -> Tensor:
         """z: (n, d).  Returns (n, L)."""
         if z.ndim != 2 or z.shape[1] != self.centres.shape[1]:
             raise ValueError(f"expected features (n, {self.centres.shape[1]}), got {tuple(z.shape)}")
         away = z[:, None] - self.centres
         return self.biases - torch.einsum("nki,kij,nkj->nk", away, self.precisions, away)
+
+
+def as_quadratic(W: Tensor, b: Tensor) -> Quadratic:
+    """The layer whose softmax is that of Wz + b: Σ_k = I, μ_k = ½W_k, B_k = b_k + ¼‖W_k‖².
+
+    Its logits are W_kᵀz + b_k − ‖z‖²; so the softmax cross-entropy is a g-SCE loss.
+    W: (L, d).  b: (L,).  Raises ValueError for other shapes.  Source: Pang et al. 2020.
+    """
+    check_tensors(W=W, b=b)
+    if W.ndim != 2 or b.shape != W.shape[:1]:
+        raise ValueError(f"expected W (L, d) and b (L,), got {tuple(W.shape)} and {tuple(b.shape)}")
+    identity = torch.eye(W.shape[1]).to(W).expand(len(W), -1, -1)
+    return Quadratic(W / 2, identity, b + W.square().sum(1) / 4)
 
 
 # ---- losses of h_k = −½‖z − μ_k‖² ----
@@ -312,7 +312,9 @@ def level_set(
     squared = s * t * apart / gap**2 + (biases[0] - biases[1] + lead) / gap
     if not bool((squared > 0).all()):
         worst = loss[squared <= 0].flatten()[:3].tolist()
-        raise ValueError(f"expected losses at which the bracket is positive, got {worst}, where it is not")
+        raise ValueError(
+            f"expected losses at which the bracket is positive, got {worst}, where it is not"
+        )
     return middle, squared.sqrt()
 
 
@@ -354,7 +356,7 @@ def mmc_density(loss: Tensor, p: Tensor, samples: int, features: int) -> Tensor:
 
 
 def _per_volume(loss: Tensor, p: Tensor, samples: int, d: int, R: Tensor, slope: Tensor) -> Tensor:
-    """N p(C) dC/dR over the area of a sphere in d dimensions, by logarithms: R^{d−1} is soon too large."""
+    """N p(C) dC/dR over the area of a sphere in d dimensions, by logarithms, as R^{d−1} overflows."""
     check_tensors(p=p)
     if p.shape != loss.shape or not bool((p >= 0).all()):
         raise ValueError(f"expected p ≥ 0 of the shape of the loss {tuple(loss.shape)}, got {kind(p)}")
