@@ -247,13 +247,13 @@ def towards_centre(
     Returns (model, x, y, ball, goal) → δ like x, for an nn.Sequential, whose last layer is left out.
     Raises ValueError for other models, and as `NearestCentre` and `attacks.pgd`.
     """
-    last = NearestCentre(centres)
+    _check_vectors(centres)
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, goal: Tensor) -> Tensor:
         if not isinstance(model, nn.Sequential):
             raise ValueError(f"expected an nn.Sequential, got {kind(model)}")
         check_tensors(x=x, goal=goal)
-        by_distance = nn.Sequential(model[:-1], last.to(x)).train(model.training)
+        by_distance = nn.Sequential(model[:-1], NearestCentre(centres).to(x))
         near = lambda h, y: _at(h, goal)  # noqa: E731
         return attacks.pgd(by_distance, x, y, ball, steps=steps, loss=near)
 
