@@ -210,8 +210,8 @@ def large_margin(h: Tensor, y: Tensor, alpha: float, weight: float) -> Tensor:
 def centre_loss(weight: float) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     """−log softmax(f(x))_y + ½λ‖z − c_y‖² for `training.fit`, where c_k is the batch's mean of class k.
 
-    The logits f(x) are those of any last layer, and z is what goes into it. The centres follow the
-    features with each batch and get no gradient, as in the source for the rate 1.
+    The logits f(x) are those of any last layer, and z is what goes into it. The centres get no
+    gradient; in the source they follow the batches' means at a rate of their own, here at once.
     weight: λ ≥ 0.
     Returns (model, x, y) → (n,), for an nn.Sequential or a `stack.Stack`.
     Raises ValueError for λ < 0, and for other models.
