@@ -20,6 +20,7 @@ I want …, so I call …:
     many networks trained as one                          stack.Stack
     a step size that changes on the way                   schedules.step
     weights that are perturbed, too                       recipe.awp
+    features at centres as far apart as they can be       mahalanobis.centres
     whether two settings differ, from a few seeds         comparison.paired
     to attack a defense that adapts                       adaptive.unrolled
     the threat model: norm, radius, box                   threat.Ball
@@ -29,7 +30,7 @@ In the order in which data flow, each imports only what stands before it:
     sets and losses        projections, threat, data, models, stack, losses, linear
     attacks                attacks
     bounds                 affine, conjugates, dual, relaxation, bounds, branching, exact
-    training and defenses  danskin, optimisers, schedules, training, recipe, dent
+    training and defenses  danskin, mahalanobis, optimisers, schedules, training, recipe, dent
     judging                evaluation, comparison, suite, diagnostics, adaptive
     showing                plots, widgets, checks
 """

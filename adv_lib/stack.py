@@ -98,7 +98,8 @@ class Stack(nn.Module):
     members: networks of Flatten, Linear, BatchNorm1d and activations (ReLU, LeakyReLU, ELU, CELU, SELU,
              GELU, Softplus, Tanh and SiLU), such as `models.mlp` makes, all of the same layers and
              widths; their activations may differ. Weights and statistics are copied, with an axis of E
-             in front.
+             in front. Another layer may stand among them if it has a `side_by_side`, which makes one of
+             E, as `mahalanobis.NearestCentre` does.
     An attack that drops samples from the batch (`keep="first"`, `attacks.square`) is refused: the rows
     that are left would change members. Nor is a stack for `evaluation`: take its `members`.
     Raises ValueError for no members, for other layers, and for members that differ.
@@ -246,5 +247,7 @@ def _side_by_side(layers: Sequence[nn.Module]) -> nn.Module:
         return nn.Identity()
     if isinstance(first, ACTIVATIONS):
         return Activation(layers)
+    if hasattr(first, "side_by_side"):
+        return first.side_by_side(layers)
     names = ", ".join(kind.__name__ for kind in ACTIVATIONS)
     raise ValueError(f"expected Flatten, Linear, BatchNorm1d, {names}, got {first}")

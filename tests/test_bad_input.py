@@ -33,6 +33,7 @@ from adv_lib import (
     exact,
     linear,
     losses,
+    mahalanobis,
     models,
     optimisers,
     plots,
@@ -739,6 +740,118 @@ def of_ddd():
     yield "danskin.gram", lambda: danskin.gram(still, rows, both), "require a gradient 0 of them"
 
 
+def of_the_geometry():
+    """Numbers, centres, features and losses of which there is no geometry."""
+    mu = torch.eye(3, 2)
+    for name in ("centres", "random_centres", "robust_radius"):
+        call = getattr(mahalanobis, name)
+        call = partial(call, norm=1) if name == "random_centres" else call
+        call = (lambda L, d, f=call, **o: f(L, **o)) if name == "robust_radius" else call
+        for L in (1, 0, -2, 2.5):
+            yield f"mahalanobis.{name}", partial(call, L, 3), f"classes ≥ 2 {L}"
+        for norm in (0, -1, NAN, INF, "1"):
+            yield f"mahalanobis.{name}", partial(call, 3, 3, norm=norm), f"norm > 0 {norm!r}"
+    for d in (0, 1.5):
+        yield "mahalanobis.centres", partial(mahalanobis.centres, 3, d), f"features ≥ 1 {d}"
+        yield "mahalanobis.random_centres", partial(mahalanobis.random_centres, 3, d, 1), f"≥ 1 {d}"
+    yield "mahalanobis.centres", partial(mahalanobis.centres, 10, 8), "at least 9 features 8"
+    name, means = "mahalanobis.means", mahalanobis.means
+    yield name, lambda: means(x[0], labels, 3), "features (n, d) (2,)"
+    yield name, lambda: means(x, labels[:3], 3), "as many int64 labels (3,)"
+    yield name, lambda: means(x, labels.float(), 3), "int64 labels float32"
+    yield name, lambda: means(labels[:, None], labels, 3), "features int64"
+    yield name, lambda: means(x, labels, 4), "each label from 0 to 3 [0, 1, 2]"
+    yield name, lambda: means(x, labels - 1, 3), "0 to 2 [-1, 0, 1]"
+    yield name, lambda: means(x.numpy(), labels, 3), "z tensor ndarray"
+    takers = {
+        "NearestCentre": mahalanobis.NearestCentre,
+        "towards_centre": mahalanobis.towards_centre,
+        "Quadratic": lambda mu: mahalanobis.Quadratic(mu, torch.ones(3, 2, 2), B),
+        "level_set": lambda mu: mahalanobis.level_set(eps + 1, mu, (2.0, 1.0), (0.0, 0.0)),
+        "gsce_density": lambda mu: mahalanobis.gsce_density(eps + 1, eps, 9, mu, (2, 1), (0, 0)),
+    }
+    for taker, call in takers.items():
+        name = f"mahalanobis.{taker}"
+        yield name, lambda c=call: c(mu[0]), "centres (L, d) (2,)"
+        yield name, lambda c=call: c(mu[:1]), "L ≥ 2 (1, 2)"
+        yield name, lambda c=call: c(mu.long()), "centres int64"
+        yield name, lambda c=call: c(with_entry(mu, NAN)), "finite centres NaN"
+        yield name, lambda c=call: c(mu.numpy()), "centres tensor ndarray"
+    name, layer = "mahalanobis.NearestCentre", mahalanobis.NearestCentre(mu)
+    yield name, lambda: layer(torch.ones(4, 3)), "2 features (4, 3)"
+    yield name, lambda: layer(torch.ones(4, 1)), "2 features (4, 1)"
+    pair = (nn.Sequential(nn.Linear(2, 2), mahalanobis.NearestCentre(mu[:L])) for L in (2, 3))
+    pair = list(pair)
+    yield "stack.Stack", lambda: Stack(pair), "same layers (2, 2) (3, 2)"
+    name, form = "mahalanobis.Quadratic", mahalanobis.Quadratic
+    yield name, lambda: form(mu, torch.ones(3, 2), B), "precisions (3, 2, 2) (3, 2)"
+    yield name, lambda: form(mu, torch.ones(3, 2, 2), B[:2]), "biases (3,) (2,)"
+    yield name, lambda: form(mu, 1.0, B), "precisions tensor float"
+    yield name, lambda: form(mu, torch.ones(3, 2, 2), B)(torch.ones(4, 3)), "features (n, 2) (4, 3)"
+    yield "mahalanobis.as_quadratic", lambda: mahalanobis.as_quadratic(W[0], B), "W (L, d) (2,)"
+    yield "mahalanobis.as_quadratic", lambda: mahalanobis.as_quadratic(W, B[:2]), "b (L,) (3, 2) (2,)"
+    yield "mahalanobis.as_quadratic", lambda: mahalanobis.as_quadratic(W, 0.0), "b tensor float"
+    wide = partial(mahalanobis.large_margin, alpha=0.1, weight=0.1)
+    yield from logits_and_labels(mahalanobis.mmc, "mahalanobis.mmc")
+    yield from logits_and_labels(wide, "mahalanobis.large_margin")
+    for value in (-0.1, NAN, INF, "1"):
+        of = partial(mahalanobis.large_margin, x, labels % 2)
+        yield "mahalanobis.large_margin", partial(of, value, 0.1), f"alpha ≥ 0 {value!r}"
+        yield "mahalanobis.large_margin", partial(of, 0.1, value), f"weight ≥ 0 {value!r}"
+        of = partial(mahalanobis.centre_loss, value)
+        yield "mahalanobis.centre_loss", of, f"weight ≥ 0 {value!r}"
+    name, pulls = "mahalanobis.centre_loss", mahalanobis.centre_loss(0.1)
+    yield name, lambda: pulls(lambda v: v @ W.T, x, labels), "nn.Sequential function"
+    yield name, lambda: pulls(nn.Linear(2, 3), x, labels), "nn.Sequential Linear"
+    yield name, lambda: pulls(net, x, labels + 1), "labels 0 to 2 1 to 3"
+    yield name, lambda: pulls(net, x.numpy(), labels), "x tensor ndarray"
+    name, near = "mahalanobis.towards_centre", mahalanobis.towards_centre(torch.eye(3, 4), 2)
+    goal = (labels + 1) % 3
+    yield name, lambda: near(lambda v: v @ W.T, x, labels, cube, goal), "nn.Sequential function"
+    yield name, lambda: near(net, x.numpy(), labels, cube, goal), "x tensor ndarray"
+    yield name, lambda: near(net, x, labels, 0.1, goal), "Ball 0.1"
+    yield name, lambda: near(net, x, labels, cube, goal + 1), "labels 0 to 2 3"
+    yield name, lambda: near(models.mlp([2, 5, 3]), x, labels, cube, goal), "4 features (4, 5)"
+    far, name = mahalanobis.expected_distance, "mahalanobis.expected_distance"
+    for value in (-1.0, NAN, INF):
+        yield name, partial(far, torch.tensor([value, 1.0])), f"distances ≥ 0 {value}"
+    yield name, lambda: far(1.0), "distance tensor float"
+    yield name, lambda: far(torch.tensor([1])), "finite distances [1]"
+    two, C = torch.eye(2), eps + 1
+    for taker, call in (
+        ("level_set", mahalanobis.level_set),
+        ("gsce_density", lambda C, *more: mahalanobis.gsce_density(C, C, 9, *more)),
+        ("mmc_density", lambda C, *more: mahalanobis.mmc_density(C, C, 9, 2)),
+    ):
+        name = f"mahalanobis.{taker}"
+        for value in (0.0, -1.0, NAN, INF):
+            given = with_entry(C, value)
+            yield name, partial(call, given, two, (2, 1), (0, 0)), f"losses > 0 {value}"
+        yield name, partial(call, 1.0, two, (2, 1), (0, 0)), "loss tensor float"
+        if taker == "mmc_density":
+            continue
+        yield name, partial(call, C, mu, (2, 1), (0, 0)), "two classes 3, 2 and 2"
+        yield name, partial(call, C, two, (2,), (0, 0)), "two classes 2, 1 and 2"
+        yield name, partial(call, C, two, (2, 1), (0,)), "two classes 2, 2 and 1"
+        yield name, partial(call, C, two, (2, INF), (0, 0)), "precisions > 0 inf"
+        yield name, partial(call, C, two, (2, 0), (0, 0)), "precisions > 0 (2, 0)"
+        yield name, partial(call, C, two, (1, 1), (0, 0)), "different (1, 1)"
+        yield name, partial(call, C, two, (2, 1), (0, NAN)), "biases nan"
+        yield name, partial(call, C, two, (2, 1), (0, 100)), "bracket positive 1.0"
+    for name, call in (
+        ("gsce_density", lambda p, N, d: mahalanobis.gsce_density(C, p, N, two, (2, 1), (0, 0))),
+        ("mmc_density", lambda p, N, d: mahalanobis.mmc_density(C, p, N, d)),
+    ):
+        name = f"mahalanobis.{name}"
+        yield name, partial(call, C[:2], 9, 2), "the shape of the loss (3,) (2,)"
+        yield name, partial(call, -C, 9, 2), "p ≥ 0"
+        yield name, partial(call, NAN * C, 9, 2), "p ≥ 0"
+        yield name, partial(call, 1.0, 9, 2), "p tensor float"
+        yield name, partial(call, C, -1, 2), "samples ≥ 0 -1"
+    for d in (0, 2.5):
+        yield "mahalanobis.mmc_density", partial(mahalanobis.mmc_density, C, C, 9, d), f"≥ 1 {d}"
+
+
 def of_dent():
     """Logits, widths and choices that no defense at test time takes."""
     z, image, width = torch.rand(4, 3), torch.rand(4, 1, 2, 3), torch.tensor(1.0)
@@ -1336,6 +1449,7 @@ def table():
     yield from of_checkpoints()
     yield from of_slopes()
     yield from of_ddd()
+    yield from of_the_geometry()
     yield from of_dent()
     yield from of_adaptive_attacks()
     yield from of_stacks()

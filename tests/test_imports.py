@@ -31,7 +31,16 @@ ORDER = [
     "branching",
     "exact",
 ]
-ORDER += ["danskin", "optimisers", "schedules", "_checkpoint", "training", "recipe", "dent"]
+ORDER += [
+    "danskin",
+    "mahalanobis",
+    "optimisers",
+    "schedules",
+    "_checkpoint",
+    "training",
+    "recipe",
+    "dent",
+]
 ORDER += [
     "evaluation",
     "comparison",
