@@ -14,7 +14,7 @@ import torch
 from strategies import seeded
 from torch import nn
 
-from adv_lib import adaptive, attacks, checks, data, losses, models, training
+from adv_lib import adaptive, attacks, checks, data, losses, mahalanobis, models, training
 from adv_lib.checks import (
     FAILS,
     NOT_ATTEMPTED,
@@ -28,6 +28,7 @@ from adv_lib.checks import (
     progress,
 )
 from adv_lib.checks import dent as dent_checks
+from adv_lib.checks import geometry as geometry_checks
 from adv_lib.checks import recipe as recipe_checks
 from adv_lib.checks import trial as trial_checks
 from adv_lib.threat import Ball
@@ -578,6 +579,129 @@ OPEN["recipe.sell"] = (
 )
 
 
+def by_recursion(L, d):
+    """The published recursion, in single precision."""
+    mu = torch.zeros(L, d)
+    mu[0, 0] = 1
+    for k in range(1, L):
+        for j in range(k):
+            mu[k, j] = -(1 / (L - 1) + mu[k] @ mu[j]) / mu[j, j]
+        if k < L - 1:
+            mu[k, k] = (1 - mu[k].square().sum()).sqrt()
+    return mu
+
+
+def with_the_last_root(L, d):
+    """The same, with a root in the last row, where up to rounding nothing of 1 is left, or less."""
+    mu = by_recursion(L, d)
+    mu[-1, L - 2] = math.sqrt(-1e-16)
+    return mu
+
+
+def with_an_entry_too_many(L, d):
+    mu = by_recursion(L, d)
+    mu[L - 1, L - 1] = 0
+    return mu
+
+
+OPEN["geometry.recursion"] = (
+    [
+        by_recursion,
+        mahalanobis.centres,
+        lambda L, d: -by_recursion(L, d).flip(1),
+        lambda L, d: by_recursion(L, d).tolist(),
+        lambda L, d: list(by_recursion(L, d)),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda L, d: None, "needs a return"),
+        (lambda L, d: "far", "expected a tensor (3, 2), got 'far'"),
+        (lambda L, d: by_recursion(L, d).T, "got (2, 3). One centre a row"),
+        (lambda L, d: by_recursion(L, L - 1), "those beyond the first L − 1 are 0"),
+        (lambda L, d: by_recursion(L, d) / 0, "μ₁₁ was not set to 1"),
+        (lambda L, d: torch.full((L, d), NAN), "negative under the root"),
+        (with_an_entry_too_many, "IndexError: index 2 is out of bounds"),
+        (with_the_last_root, "If that was in the last row"),
+        (lambda L, d: 2 * by_recursion(L, d), "Try this case by hand"),
+        (torch.eye, "It takes the 1/(L − 1)."),
+        (torch.eye, "for L = 3, d = 2 the inner products should be ((1, -0.5, "),
+    ],
+)
+
+
+def in_two(W, b):
+    return W / 2, b + W.square().sum(1) / 4
+
+
+def elsewhere(W, b):
+    """Other centres, all moved by 1, and another constant in all biases: the same softmax."""
+    mu = W / 2 + 1
+    return mu, b + mu.square().sum(1) + 7
+
+
+OPEN["geometry.as_centres"] = (
+    [
+        in_two,
+        elsewhere,
+        lambda W, b: [each.tolist() for each in in_two(W, b)],
+        lambda W, b: [each.double() for each in in_two(W, b)],
+    ],
+    [
+        (3, "expected a function"),
+        (lambda W, b: None, "needs a return"),
+        (lambda W, b: W / 2, "expected mu (3, 2) and B (3,), in this order, got (3, 2)"),
+        (lambda W, b: in_two(W, b)[::-1], "in this order, got ((3,), (3, 2))"),
+        (lambda W, b: (W / 2, b.sum()), "in this order, got ((3, 2), ())"),
+        (lambda W, b: (W / 2, "b"), "in this order, got ((3, 2), 'b')"),
+        (lambda W, b: (W / 2, b + W.square().sum() / 4), "another number for each class"),
+        (lambda W, b: (W / 3, b), "Try this case by hand"),
+        (lambda W, b: (W * NAN, b), "NaN comes from"),
+        (lambda W, b: (W, b), "at z = (0, 0) the softmax should be (0.3072, "),
+    ],
+)
+OPEN["geometry.sees"] = (
+    [list(geometry_checks.sees.truth)],
+    [
+        ("neither", "a list of 5 entries"),
+        (["both"] * 5, "change (a): expected one of"),
+        (["only MMC"] * 5, "change (a): you said 'only MMC'. On the way"),
+        (["both, alike"] * 5, "change (b): you said 'both, alike'. All three centres"),
+        (["both, alike", "only MMC", "both, alike", "only MMLDA", "neither"], "from 0 at μ_y to 8"),
+        ([*geometry_checks.sees.truth[:3], "both, alike", "neither"], "In MMC there is no rival"),
+        ([*geometry_checks.sees.truth[:4], "both, alike"], "keeps all distances"),
+    ],
+)
+OPEN["geometry.break_it"] = (
+    [
+        losses.margin_loss,
+        losses.log_odds,
+        lambda h, y: rivals(h, y).amax(1) - own(h, y),
+        lambda h, y: (rivals(h, y).amax(1) - own(h, y)).double(),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda h, y: None, "needs a return"),
+        (lambda h, y: h, "a tensor (100,), got (100, 10)"),
+        (torch.nn.functional.cross_entropy, "Take no mean over the batch"),
+        (lambda h, y: (h.argmax(1) != y).float(), "cuts it off"),
+        (lambda h, y: -own(h.softmax(1), y).log(), "NaN or infinite"),
+        (lambda h, y: (-own(h, y)).exp(), "NaN or infinite"),
+        (losses.cross_entropy, "the softmax is 0 or 1 in float32"),
+        (lambda h, y: losses.cross_entropy(h / 100, y), "the softmax is 0 or 1 in float32"),
+        (lambda h, y: losses.cross_entropy(h.double(), y), "More digits do not help"),
+        (lambda h, y: 1 - own(h.softmax(1), y), "Probabilities saturate even earlier"),
+        (lambda h, y: losses.margin_loss(h, y).clamp(min=0), "so nothing starts"),
+        (lambda h, y: -losses.margin_loss(h, y), "Turn the sign around"),
+        (lambda h, y: -losses.cross_entropy(h, y), "Turn the sign around"),
+        (mahalanobis.mmc, "which rival should it meet"),
+        (lambda h, y: h.sum(1) - own(h, y), "leave out its own centre"),
+        (lambda h, y: losses.cross_entropy(h / 1e4, y), "One is enough: the nearest"),
+        (lambda h, y: h.mean(1) - own(h, y), "One is enough: the nearest"),
+        (lambda h, y: own(h, y) / rivals(h, y).amax(1), "the rival whose centre is nearest"),
+    ],
+)
+
+
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
 each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)
@@ -807,6 +931,74 @@ def test_whoever_has_changed_nothing_has_nothing_to_sell(monkeypatch):
     verdict = EXERCISES["recipe.sell"](0.5)
     assert verdict.status == FAILS
     assert "nothing to sell yet" in verdict.message
+
+
+def test_what_the_exercises_on_centres_call_right_is_what_the_library_says():
+    near = partial(pytest.approx, rel=1e-9, abs=1e-9)
+    assert mahalanobis.centres(3, 2)[1:].flatten().tolist() == near(list(geometry_checks.three.expected))
+    mu = mahalanobis.centres(10, 9, 10.0)
+    asked = geometry_checks.half_way.expected
+    radius = mahalanobis.robust_radius
+    assert float((mu[0] - mu[1]).square().sum()) == near(asked.squared)
+    assert [radius(10, 10.0), radius(2), radius(10, asked.C)] == near([asked.ten, asked.two, 3.0])
+    assert radius(10**9) == pytest.approx(asked.many, rel=1e-8)
+
+
+def test_where_the_theorem_says_nothing_there_is_no_level_set():
+    mu = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    low, top, R, away = geometry_checks.domain.expected
+
+    def sphere(loss, precisions):
+        return mahalanobis.level_set(torch.tensor(loss, dtype=torch.float64), mu, precisions, (0.0, 0.0))
+
+    middle, _ = sphere(low + 1e-6, (2.0, 1.0))
+    assert float((middle - mu[0]).norm()) == pytest.approx(away)
+    sphere(top - 1e-6, (1.0, 2.0))
+    for loss, precisions in ((low - 1e-6, (2.0, 1.0)), (top + 1e-6, (1.0, 2.0))):
+        with pytest.raises(ValueError, match="bracket"):
+            sphere(loss, precisions)
+    for precisions in ((2.0, 1.0), (1.0, 2.0)):
+        assert float(sphere(math.log(2), precisions)[1]) == pytest.approx(R)
+
+
+def test_what_each_loss_sees_is_what_it_does_when_z_and_the_centres_move():
+    mu, y = mahalanobis.centres(3, 3), torch.tensor([0])
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=seeded(0), dtype=torch.float64))[0]
+    zero, far = torch.zeros(3).double(), mu.clone()
+    far[1] *= 3
+    z = torch.tensor([0.4, 0.1, 0.2], dtype=torch.float64)
+    moves = {
+        "change (a)": ((zero, mu), (mu[0], mu)),
+        "change (b)": ((zero, mu), (torch.tensor([0.0, 0.0, 2.0]).double(), mu)),
+        "change (c)": ((mu[0], mu), (5 * mu[0], mu)),
+        "change (d)": ((z, mu), (z, far)),
+        "change (e)": ((z, mu), (turn @ z, mu @ turn.T)),
+    }
+    said = {"only MMC": (0, 1), "only MMLDA": (-1, 0), "both, alike": (-1, -1), "neither": (0, 0)}
+    said["both, one up and one down"] = (-1, 1)
+    for label, truth in zip(geometry_checks.sees.labels, geometry_checks.sees.truth, strict=True):
+        changes = []
+        for loss in (losses.cross_entropy, mahalanobis.mmc):
+            h = [-(at - centres).square().sum(1)[None] / 2 for at, centres in moves[label]]
+            change = float(loss(h[1], y) - loss(h[0], y))
+            changes.append(0 if abs(change) < 1e-9 else math.copysign(1, change))
+        assert tuple(changes) == said[truth], label
+
+
+def test_the_network_that_is_to_be_broken_withstands_pgd_on_the_cross_entropy_and_nothing_else():
+    assert geometry_checks._left(losses.cross_entropy) >= 90
+    known, label = geometry_checks._left(losses.margin_loss), geometry_checks._left(mahalanobis.mmc)
+    assert 35 <= known <= 55
+    assert label > known + 4
+
+
+def test_centres_a_hundred_times_as_long_change_no_prediction():
+    model, x = geometry_checks.saturated(), geometry_checks._judged()[0]
+    mu = mahalanobis.centres(10, 64)
+    small = nn.Sequential(model[:-1], mahalanobis.NearestCentre(100 * mu))
+    assert torch.equal(small(x).argmax(1), model(x).argmax(1))
+    near = mahalanobis.NearestCentre(mu)(model[:-1](x) / 100)
+    assert torch.allclose(1e4 * near, model(x), rtol=1e-3)
 
 
 def test_a_verdict_is_one_accessible_line_of_html():
