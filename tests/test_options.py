@@ -59,15 +59,6 @@ EXEMPT = {
         ),
         "what the recipes of Pang et al. 2021 vary; with the default it is as published",
     ),
-    **dict.fromkeys(
-        (
-            "mahalanobis.centres(norm=)",
-            "mahalanobis.random_centres(generator=)",
-            "mahalanobis.robust_radius(norm=)",
-            "mahalanobis.towards_centre(steps=)",
-        ),
-        "chapter 11",
-    ),
     "bounds.pre_activations(jobs=)": AS_MARGINS,
     "bounds.pre_activations(progress=)": AS_MARGINS,
 }

@@ -26,6 +26,33 @@ def largest_product(vectors):
     return float(gram.masked_fill(torch.eye(len(gram), dtype=torch.bool), -math.inf).max())
 
 
+# ---- Gaussian classes ----
+
+
+@theorem("thm-lda")
+@given(seeds, st.integers(2, 6), st.integers(1, 5), kinds)
+def test_the_posterior_of_gaussians_with_one_covariance_is_a_softmax_of_linear_logits(seed, L, d, kind):
+    mu, z = entries((L, d), seed, kind), entries((20, d), seed + 1, "plain")
+    root = entries((d, d), seed + 2, "plain") + 2 * torch.eye(d)
+    sigma = root @ root.T + 0.1 * torch.eye(d).double()
+    density = torch.stack(
+        [torch.distributions.MultivariateNormal(m, sigma).log_prob(z) for m in mu], 1
+    )  # equal priors
+    solved = torch.linalg.solve(sigma, mu.T)
+    logits = z @ solved - (mu.T * solved).sum(0) / 2
+    torch.testing.assert_close(logits.softmax(1), density.softmax(1), rtol=1e-6, atol=1e-9)
+
+
+@theorem("thm-lda")
+@given(seeds, st.integers(2, 6), st.integers(1, 5))
+def test_with_covariance_one_the_posterior_is_the_softmax_of_the_nearest_centre(seed, L, d):
+    mu, z = entries((L, d), seed, "plain"), entries((20, d), seed + 1, "plain")
+    density = torch.distributions.Normal(mu, 1.0).log_prob(z[:, None]).sum(2)
+    h = -(z[:, None] - mu).square().sum(2) / 2
+    torch.testing.assert_close(h.softmax(1), density.softmax(1), rtol=1e-9, atol=1e-12)
+    assert torch.equal(h.argmax(1), torch.cdist(z, mu).argmin(1))
+
+
 # ---- the simplex ----
 
 
@@ -170,6 +197,87 @@ def test_a_quadratic_form_whose_precisions_differ_is_the_softmax_of_no_linear_la
     bend = (line - line[:, :1]).diff(n=2, dim=0)[0, 1:]  # 0 for an affine function
     steps = torch.arange(1, L).double()
     torch.testing.assert_close(bend, -2 * steps * z.square().sum(), rtol=1e-9, atol=1e-9)
+
+
+# ---- what the loss tells the features ----
+
+
+def slopes(mu, z, y):
+    """∇_z of the cross-entropy and of MMC, by autograd."""
+    found = []
+    for loss in (cross_entropy, mahalanobis.mmc):
+        at = z.clone().requires_grad_()
+        h = -(at[:, None] - mu).square().sum(2) / 2
+        found.append(torch.autograd.grad(loss(h, y).sum(), at)[0])
+    return (*found, (-(z[:, None] - mu).square().sum(2) / 2).softmax(1))
+
+
+@theorem("thm-curse")
+@given(seeds, st.integers(2, 6), st.integers(1, 6), kinds)
+def test_the_gradients_in_the_features_are_those_of_the_formulas(seed, L, d, kind):
+    mu, z = entries((L, d), seed, kind), entries((20, d), seed + 1, "plain")
+    y = torch.arange(20) % L
+    softmax, mmc, p = slopes(mu, z, y)
+    apart = mu[None] - mu[y][:, None]
+    torch.testing.assert_close(softmax, (p[..., None] * apart).sum(1), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(mmc, z - mu[y], rtol=0, atol=1e-12)
+    rest = 1 - p.gather(1, y[:, None])[:, 0]
+    longest = apart.norm(dim=2).max(1).values
+    assert (softmax.norm(dim=1) <= rest * longest * (1 + 1e-9) + 1e-12).all()
+
+
+@theorem("thm-curse")
+@given(seeds, st.integers(2, 4), st.integers(1, 4))
+def test_at_a_right_angle_to_the_differences_only_mmc_sees_a_move(seed, L, spare):
+    d = L - 1 + spare
+    mu, z, y = entries((L, d), seed, "plain"), entries((20, d), seed + 1, "plain"), torch.arange(20) % L
+    basis = torch.linalg.svd(mu - mu.mean(0))[2][L - 1 :]  # spans what no difference reaches
+    moved = z + entries((20, len(basis)), seed + 2, "plain") @ basis
+    loss = [cross_entropy(-(v[:, None] - mu).square().sum(2) / 2, y) for v in (z, moved)]
+    torch.testing.assert_close(loss[0], loss[1], rtol=1e-8, atol=1e-8)
+    assert (slopes(mu, z, y)[0] @ basis.T).abs().max() < 1e-8
+    away = (moved - z).norm(dim=1) > 1e-3
+    mmc = slopes(mu, moved, y)[1] - slopes(mu, z, y)[1]
+    assert (mmc[away].norm(dim=1) > 1e-3 - 1e-9).all()
+
+
+# ---- longer centres ----
+
+
+@theorem("thm-zoom")
+@given(seeds, st.integers(2, 6), st.integers(1, 6), kinds, st.floats(0.01, 30))
+def test_longer_features_and_centres_multiply_the_logits_and_change_no_prediction(seed, L, d, kind, a):
+    mu, z = entries((L, d), seed, kind), entries((20, d), seed + 1, "plain")
+    h, scaled = (-(s * z[:, None] - s * mu).square().sum(2) / 2 for s in (1, a))
+    torch.testing.assert_close(scaled, a**2 * h, rtol=1e-9, atol=1e-9 * a**2)
+    lead = h.topk(2).values.diff(dim=1).abs()[:, 0] > 1e-6
+    assert torch.equal(h.argmax(1)[lead], scaled.argmax(1)[lead])
+
+
+@theorem("thm-zoom")
+@given(seeds, st.integers(2, 8), st.floats(0.1, 3))
+def test_the_gradient_of_the_cross_entropy_fades_as_the_bound_says(seed, L, a):
+    h = (3 * entries((20, L), seed, "plain")).requires_grad_()
+    y = h.detach().argmax(1)
+    scaled = a**2 * h.detach()
+    at = scaled.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(at, y).sum(), at)
+    m = h.detach().topk(2).values.diff(dim=1).abs()[:, 0]
+    assert (gradient.abs().sum(1) <= 2 * (L - 1) * torch.exp(-(a**2) * m) + 1e-12).all()
+
+
+@theorem("thm-zoom")
+@given(seeds, st.integers(2, 10), st.floats(104.01, 1e6))
+def test_in_32_bits_it_is_exactly_0_beyond_104_and_not_before(seed, L, lead):
+    y = torch.arange(20) % L
+    rest = -lead - entries((20, L), seed, "plain").abs()
+    for start, silent in ((rest, True), (rest + lead - 100, False)):
+        h = start.scatter(1, y[:, None], 0.0).float()
+        if not silent:  # one rival only 100 behind
+            h[torch.arange(20), (y + 1) % L] = -100.0
+        at = h.requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(at, y).sum(), at)
+        assert bool((gradient == 0).all()) == silent
 
 
 # ---- sample density ----
