@@ -27,7 +27,7 @@ PARTS = {
         "weight",
         "colab",
     ),
-    "reproduce": ("linear", "mnist", "training", "certified", "chapters", "recipe"),
+    "reproduce": ("linear", "mnist", "training", "certified", "chapters", "recipe", "geometry"),
 }
 ELSEWHERE = {"weight": "make weigh", "colab": "make test-colab"}  # parts that another command makes
 PAGES = {"bench": BOOK / "benchmarks.md", "reproduce": BOOK / "reproduced.md"}
@@ -42,7 +42,9 @@ SOURCES = {  # in the order of the page: key in book/references.bib, what it is 
     "latorre2023finding": "DDD",
     "wang2021fighting": "dent",
     "croce2020reliable": "AutoAttack",
+    "pang2018max": "MMLDA",
     "pang2020rethinking": "max-Mahalanobis centres",
+    "tramer2020adaptive": "adapted attacks",
     "pang2019adp": "diverse ensembles",
     "pang2018detection": "reverse cross-entropy",
 }
@@ -82,7 +84,6 @@ UNTRIED = [
             "52.4% → 18.5%",
             "needs the published weights",
         ),
-        ("pang2020rethinking", "MMC-10 under PGD-10 and PGD-50", "36.0%, 24.8%", NO_CHAPTER),
         ("pang2019adp", "ensembles with ADP", "CIFAR-10 tables", NO_CHAPTER),
         ("pang2018detection", "RCE, non-ME: AUC of detection, C&W", "50.2 → 94.7", NO_CHAPTER),
     )
