@@ -36,6 +36,8 @@ three = Numbers(
     mistakes={
         "You asked for the inner product −1/L. L vectors of length 1 can do better: −1/(L − 1), here "
         "−1/2.": _Two(-1 / 3, math.sqrt(8) / 3, -1 / 3, -math.sqrt(2) / 3),
+        "Those have the inner product −1/3 with μ₁. The smallest that all three pairs can have is "
+        "−1/(L − 1), here −1/2.": _Two(-1 / 3, math.sqrt(8) / 3, -1 / 3, -math.sqrt(8) / 3),
         "You left out 1/(L − 1): the first two are at right angles, and the third is 0. They can be "
         "further apart.": _Two(0, 1, 0, 0),
         "Those are corners of a square, and μ₁ and μ₃ are its diagonal. All pairs should be alike, with "
@@ -105,6 +107,10 @@ class _Centres(_Derived):
             told += " The centres have as many entries as z, d; those beyond the first L − 1 are 0."
         return told + " One centre a row." if shape == (d, L) else told
 
+    def _mistake(self, answer: Callable, cases: list[tuple]) -> str | None:
+        """By d = L − 1 only: with more, answers differ in whether the last row gets a root, too."""
+        return super()._mistake(answer, [(L, d) for L, d in cases if d == L - 1])
+
     def complaint(self, name: str, got: Any, expected: Any, mistake: str | None) -> str:
         if mistake not in self.mistakes and not finite(as_tensor(got)):
             mistake = (
@@ -129,7 +135,7 @@ _SLIPS = {
     "You took 1/L. The smallest inner product that all pairs can have is −1/(L − 1).": {"of": 0},
     "You did not divide by μ_jj: the entry μ_kj adds μ_kj μ_jj to the inner product.": {"power": 0},
     "The minus is missing: centres that are far apart have a negative inner product.": {"sign": 1},
-    "The minus belongs to all of the bracket, also to ⟨μ_k, μ_j⟩.": {"inner": -1},
+    "The minus belongs to the whole sum, also to ⟨μ_k, μ_j⟩.": {"inner": -1},
     "At right angles vectors are not as far apart as can be. It takes the 1/(L − 1).": {"share": 0},
     "You forgot the root: μ_kk is √(1 − ‖μ_k‖²).": {"rest": lambda row: 1 - row.square().sum()},
     "Under the root the entries are squared before they are summed.": {
@@ -187,6 +193,7 @@ half_way = Numbers(
         "The first asks for the distance squared. You took its root.": _Radii(squared=math.sqrt(_D)),
         "For L → ∞ the inner products go to 0, so what is left is a right angle.": _Radii(many=0),
         "For L → ∞ the fraction L/(2(L − 1)) goes to 1/2. RB is its root.": _Radii(many=0.5),
+        "For L → ∞ the fraction L/(2(L − 1)) goes to 1/2, not to 1, and RB is its root.": _Radii(many=1),
         "The last is turned around: C is 3 divided by √(10/18).": _Radii(C=3 / math.sqrt(1.8)),
     },
     praise="C buys any radius in feature space, and says nothing about the image.",
@@ -270,7 +277,7 @@ sees = Words(
         "All three centres have the third entry 0, so this adds the same to all squared distances. The "
         "softmax does not see what all logits have in common. MMC does: z leaves its centre.",
         "Beyond μ_y the rivals' distances grow faster than the own one, so MMLDA goes on falling. MMC "
-        "rises again, from 0 at μ_y to 8 at 5μ_y.",
+        "rises again, from 0 at μ_y to 8 at 5μ_y. (With centres of length 1 no softmax is saturated yet.)",
         "In MMC there is no rival. In MMLDA a rival that leaves has less of a share in the softmax.",
         "A rotation of everything keeps all distances, and both losses are made of those.",
     ),
@@ -300,21 +307,26 @@ domain = Numbers(
         "‖M − μ_k‖ for σ_k = 2 and σ_j = 1",
     ),
     mistakes={
-        "The bracket has log(e^C − 1). You took log e^C, that is C; no loss is below 0.": _Case(-2, 2),
-        "The second sign: in case (ii) the bracket is 2 − log(e^C − 1).": _Case(top=_LOW),
-        "The first sign: in case (i) the bracket is 2 + log(e^C − 1).": _Case(low=_TOP),
-        "The two losses are exchanged: where the own class is the narrower one, σ_k > σ_j, there is a "
-        "smallest loss, and it is small.": _Case(_TOP, _LOW),
+        "R² has log(e^C − 1) in it. You took log e^C, that is C; no loss is below 0.": _Case(-2, 2),
+        "The second sign: in case (ii) R² is 2 − log(e^C − 1).": _Case(top=_LOW),
+        "The first sign: in case (i) R² is 2 + log(e^C − 1).": _Case(low=_TOP),
+        "The two losses are exchanged: where the own class has the larger σ there is a smallest loss, "
+        "and it is small.": _Case(_TOP, _LOW),
         "Those are e^C. The loss is the logarithm.": _Case(math.exp(_LOW), math.exp(_TOP)),
         "Those are e^C − 1. Add 1, and take the logarithm.": _Case(math.exp(-2), math.exp(2)),
-        "You took every loss for possible, as with MMC. Here the bracket has to be positive, and that "
+        "You took every loss for possible, as with MMC. Here R² has to be positive, and that "
         "ends on one side.": _Case(0, math.inf),
+        "In case (i) log(e^C − 1) falls without end as C goes to 0, and takes R² below 0 before that. "
+        "No sample has a loss of nearly 0.": _Case(low=0),
+        "In case (ii) R² falls as C grows, and somewhere it is 0: beyond that there is no sample.": _Case(
+            top=math.inf
+        ),
         "Right, but rounded: give five digits of the first.": _Case(low=0.1269),
         "Right, but rounded too much: give five digits of the first.": _Case(low=0.127),
-        "The third is the bracket, R². R is its root.": _Case(R=2),
+        "The third is R². R is its root.": _Case(R=2),
         "In R you forgot σ_k σ_j = 2 before the squared distance.": _Case(R=1),
-        "You forgot σ_k σ_j = 2 before the squared distance, in the losses and in R, which makes the "
-        "brackets 1 ± log(e^C − 1).": _Case(math.log1p(math.exp(-1)), math.log1p(math.e), 1),
+        "You forgot σ_k σ_j = 2 before the squared distance, in the losses and in R, which makes R² "
+        "1 ± log(e^C − 1).": _Case(math.log1p(math.exp(-1)), math.log1p(math.e), 1),
         "For C = log 2 the logarithm of e^C − 1 is 0, not log 2.": _Case(R=math.sqrt(2 + math.log(2))),
         "M = 2μ_k − μ_j is 2 away from the rival, and from μ_k as far as μ_j is.": _Case(away=2),
         "M is a difference, not a mean: it lies beyond μ_k, away from μ_j.": _Case(away=1 / 3),
