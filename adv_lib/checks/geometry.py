@@ -277,7 +277,7 @@ sees = Words(
         "All three centres have the third entry 0, so this adds the same to all squared distances. The "
         "softmax does not see what all logits have in common. MMC does: z leaves its centre.",
         "Beyond μ_y the rivals' distances grow faster than the own one, so MMLDA goes on falling. MMC "
-        "rises again, from 0 at μ_y to 8 at 5μ_y. (With centres of length 1 no softmax is saturated yet.)",
+        "rises again, from 0 at μ_y to 8 at 5μ_y. (At length 1 nothing has saturated.)",
         "In MMC there is no rival. In MMLDA a rival that leaves has less of a share in the softmax.",
         "A rotation of everything keeps all distances, and both losses are made of those.",
     ),
@@ -318,7 +318,7 @@ domain = Numbers(
         "ends on one side.": _Case(0, math.inf),
         "In case (i) log(e^C − 1) falls without end as C goes to 0, and takes R² below 0 before that. "
         "No sample has a loss of nearly 0.": _Case(low=0),
-        "In case (ii) R² falls as C grows, and somewhere it is 0: beyond that there is no sample.": _Case(
+        "In case (ii) R² falls as C grows, and somewhere it is 0: there the samples end.": _Case(
             top=math.inf
         ),
         "Right, but rounded: give five digits of the first.": _Case(low=0.1269),
