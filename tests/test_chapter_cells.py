@@ -81,6 +81,7 @@ def test_form_titles_for_colab_are_not_shown_in_the_book():
         ("[Hölder](#thm-dual-norm)", "{prf:ref}`Hölder <thm-dual-norm>`"),
         ("[Exercise](#ex-add)", "{numref}`ex-add`"),
         ("[Madry](../book/references.md#cite-madry2018)", "{cite:t}`madry2018`"),
+        ("[sign](../book/errata.md#err-mmlda)", "{ref}`sign <err-mmlda>`"),
         ("[attacks](../book/glossary.md#term-attack)", "{term}`attacks <attack>`"),
         ("[game](../book/glossary.md#term-min-max-problem)", "{term}`game <min-max problem>`"),
         ("[noise](../book/glossary.md#term-no-such-term)", "{term}`noise <no-such-term>`"),

@@ -15,7 +15,7 @@ from pathlib import Path
 GLOSSARY = Path(__file__).parents[1] / "glossary.md"
 SLIDE_END = "% slide: end"
 GENTLE_LINK = re.compile(
-    r"\[([^\]]+)\]\([\w./]*#((thm|def|lem|cor|prop|ex|fig|cite|term)-[\w-]+|(adv_lib)\.[\w.]+)\)"
+    r"\[([^\]]+)\]\([\w./]*#((thm|def|lem|cor|prop|ex|fig|err|cite|term)-[\w-]+|(adv_lib)\.[\w.]+)\)"
 )
 NUMBERED_WORDS = re.compile(r"(theorem|definition|lemma|corollary|proposition|exercise|figure)\b", re.I)
 COMMENT_CELL = re.compile(r"<!-- (slide|notes)\n(.*?)\n?-->\s*", re.DOTALL)
@@ -176,7 +176,7 @@ def role(words: str, label: str, kind: str) -> str:
     if kind == "term":
         anchor = label.removeprefix("term-")
         return f"{{term}}`{words} <{glossary().get(anchor, anchor)}>`"
-    plain, numbered = ("ref", "numref") if kind in ("ex", "fig") else ("prf:ref", "prf:ref")
+    plain, numbered = ("ref", "numref") if kind in ("ex", "fig", "err") else ("prf:ref", "prf:ref")
     if NUMBERED_WORDS.match(words):
         return f"{{{numbered}}}`{label}`"
     return f"{{{plain}}}`{words} <{label}>`"
