@@ -95,7 +95,7 @@ class Visit:
         self.complaints.append(text)
 
     def failed(self, request):
-        """What the browser itself gave up is no failure: on a slow machine, a drawing for another width."""
+        """What the browser itself gave up is no failure, such as a drawing for another width."""
         if request.failure != "net::ERR_ABORTED":
             self.complain(f"{request.failure}: {request.url[:200]}")
 
