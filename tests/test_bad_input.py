@@ -180,7 +180,7 @@ def logits_and_labels(function, name=None):
 
 def attacked(name, attack, climbs=True, loss=True):
     """What every attack refuses; loss: whether it takes one."""
-    image, right = torch.rand(4, 2), 2 * torch.eye(3)[labels]  # the answers to which let no sample go
+    image, right = x.clone(), 2 * torch.eye(3)[labels]  # the answers to which let no sample go
     shortest = name in ("attacks.deepfool", "attacks.ddn", "attacks.cw", "attacks.fab")
     cube = Ball(2 if name in ("attacks.ddn", "attacks.cw") else INF, 0.1, (0, 1))
 
