@@ -21,6 +21,7 @@ I want …, so I call …:
     a step size that changes on the way                   schedules.step
     weights that are perturbed, too                       recipe.awp
     features at centres as far apart as they can be       mahalanobis.centres
+    several networks that answer as one                   ensembles.Ensemble
     whether two settings differ, from a few seeds         comparison.paired
     to attack a defense that adapts                       adaptive.unrolled
     the threat model: norm, radius, box                   threat.Ball
@@ -30,7 +31,7 @@ In the order in which data flow, each imports only what stands before it:
     sets and losses        projections, threat, data, models, stack, losses, linear
     attacks                attacks
     bounds                 affine, conjugates, dual, relaxation, bounds, branching, exact
-    training and defenses  danskin, mahalanobis, optimisers, schedules, training, recipe, dent
+    training and defenses  danskin, mahalanobis, ensembles, optimisers, schedules, training, recipe, dent
     judging                evaluation, comparison, suite, diagnostics, adaptive
     showing                plots, widgets, checks
 """

@@ -92,16 +92,14 @@ class Activation(nn.Module):
         return copy.deepcopy(self.kinds[bisect_right(self.ends, e) - 1])
 
 
-class Stack(nn.Module):
-    """E networks side by side, f_0, …, f_{E−1}: row i of a batch goes through f_e with e = i mod E.
+class SideBySide(nn.Module):
+    """E networks f_0, …, f_{E−1} in one module, which a subclass gives a `forward`.
 
     members: networks of Flatten, Linear, BatchNorm1d and activations (ReLU, LeakyReLU, ELU, CELU, SELU,
              GELU, Softplus, Tanh and SiLU), such as `models.mlp` makes, all of the same layers and
              widths; their activations may differ. Weights and statistics are copied, with an axis of E
              in front. Another layer may stand among them if it has a `side_by_side`, which makes one of
              E, as `mahalanobis.NearestCentre` does.
-    An attack that drops samples from the batch (`keep="first"`, `attacks.square`) is refused: the rows
-    that are left would change members. Nor is a stack for `evaluation`: take its `members`.
     Raises ValueError for no members, for other layers, and for members that differ.
     """
 
@@ -118,20 +116,12 @@ class Stack(nn.Module):
         """E."""
         return len(next(self.parameters()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (n·E, *shape), the members' rows in turns.  Returns logits (n·E, K) in the same order."""
-        E = len(self)
-        if len(x) % E:
-            raise ValueError(f"expected as many rows for each of {E} networks, got {len(x)} in all")
-        h = x.flatten(1).unflatten(0, (len(x) // E, E)).transpose(0, 1)
-        return self.layers(h).transpose(0, 1).flatten(0, 1)
-
-    def rows(self, x: Tensor) -> Tensor:
-        """Each row of x (n, …) once for every member: (n·E, …)."""
-        return x.repeat_interleave(len(self), 0)
+    def each(self, x: Tensor) -> Tensor:
+        """Every row of x (n, *shape) through every member: logits (n, E, K)."""
+        return self.layers(x.flatten(1).expand(len(self), -1, -1)).transpose(0, 1)
 
     def member(self, e: int) -> nn.Sequential:
-        """f_e on weights that are part of the stack's: gradients flow to them, and steps move both."""
+        """f_e on weights that are part of these: gradients flow to them, and steps move both."""
         network = self._planned(e)
         for layer, own in zip(network, self.layers, strict=True):
             for name, value in (*layer.named_parameters(), *layer.named_buffers()):
@@ -155,6 +145,28 @@ class Stack(nn.Module):
             if isinstance(layer, Activation):
                 network[i] = layer.member(e)
         return network.train(self.training)
+
+
+class Stack(SideBySide):
+    """E networks, between which a batch is dealt: row i goes through f_e with e = i mod E.
+
+    members: as for `SideBySide`.
+    An attack that drops samples from the batch (`keep="first"`, `attacks.square`) is refused: the rows
+    that are left would change members. Nor is a stack for `evaluation`: take its `members`.
+    Raises ValueError for what `SideBySide` refuses.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n·E, *shape), the members' rows in turns.  Returns logits (n·E, K) in the same order."""
+        E = len(self)
+        if len(x) % E:
+            raise ValueError(f"expected as many rows for each of {E} networks, got {len(x)} in all")
+        h = x.flatten(1).unflatten(0, (len(x) // E, E)).transpose(0, 1)
+        return self.layers(h).transpose(0, 1).flatten(0, 1)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Each row of x (n, …) once for every member: (n·E, …)."""
+        return x.repeat_interleave(len(self), 0)
 
 
 def members_of(model: Callable) -> int:
@@ -212,9 +224,9 @@ def aligned(values: float | Sequence[float], p: Tensor) -> float | Tensor:
 def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that layers multiply by, by name: no biases, and nothing of BatchNorm.
 
-    Each is (out, *in), and (E, out, in) in a `Stack` of E.
+    Each is (out, *in), and (E, out, in) where E networks stand side by side.
     """
-    least = 3 if isinstance(model, Stack) else 2
+    least = 3 if isinstance(model, SideBySide) else 2
     named = dict(model.named_parameters())
     return {n: p for n, p in named.items() if n.endswith("weight") and p.ndim >= least}
 

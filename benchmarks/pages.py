@@ -84,7 +84,12 @@ UNTRIED = [
             "52.4% → 18.5%",
             "needs the published weights",
         ),
-        ("pang2019adp", "ensembles with ADP", "CIFAR-10 tables", NO_CHAPTER),
+        (
+            "pang2019adp",
+            "ensembles with ADP",
+            "CIFAR-10 tables",
+            f"{CIFAR}; chapter 12 has the claim on digits",
+        ),
         ("pang2018detection", "RCE, non-ME: AUC of detection, C&W", "50.2 → 94.7", NO_CHAPTER),
     )
 ]

@@ -16,6 +16,7 @@ from adv_lib import (
     danskin,
     dent,
     diagnostics,
+    ensembles,
     evaluation,
     exact,
     linear,
@@ -144,6 +145,7 @@ ASKED = {  # what is about any model
     "adaptive.gmsa": lambda model, x, y, ball: adaptive.gmsa(few, 2)(Still(model), x, y, ball),
     "dent.Dent": lambda model, x: dent.Dent(model, steps=2)(x),
     "dent.Dent sample": lambda model, x: dent.Dent(model, steps=2, scope="sample")(x),
+    "ensembles.transfer": lambda model, x, y, ball: ensembles.transfer([model] * 2, x, y, ball, few),
     "models.logits": models.logits,
 }
 WEIGHED = {  # what reads the weights
@@ -151,6 +153,7 @@ WEIGHED = {  # what reads the weights
     "bounds.margins": bounds.margins,
     "bounds.best_slopes": partial(bounds.best_slopes, steps=1),
     "bounds.robust_loss": bounds.robust_loss,
+    "ensembles.margins": lambda model, x, y, ball: ensembles.margins([model] * 2, x, y, ball),
     "exact.margins": exact.margins,
     "exact.certify": exact.certify,
     "training.certified": inner(training.certified),
@@ -176,6 +179,8 @@ OTHERWISE = {  # these are given pieces, models or results that others looked at
     "dual.ascend",
     "dual.in_parts",
     "dual.value",
+    "ensembles.against",  # these two are about an Ensemble, which is made of layers they know
+    "ensembles.climb",
     "linear.weights",
     "models.check_logits",
     "models.evaluating",

@@ -29,6 +29,7 @@ from adv_lib import (
     dent,
     diagnostics,
     dual,
+    ensembles,
     evaluation,
     exact,
     linear,
@@ -852,6 +853,120 @@ def of_the_geometry():
         yield "mahalanobis.mmc_density", partial(mahalanobis.mmc_density, C, C, 9, d), f"≥ 1 {d}"
 
 
+def of_ensembles():
+    """Members, their logits, weights of losses and margins that make no ensemble."""
+    z, one = torch.rand(4, 2, 3), models.mlp([2, 4, 3], torch.Generator().manual_seed(1))
+    pair, wide = [net, one], models.mlp([2, 5, 3])
+    both = ensembles.Ensemble(pair)
+    for name, call in (("Ensemble", ensembles.Ensemble), ("SideBySide", stack.SideBySide)):
+        name = f"{'ensembles' if name == 'Ensemble' else 'stack'}.{name}"
+        yield name, lambda c=call: c([]), "same layers widths none"
+        yield name, lambda c=call: c([net, wide]), "same layers widths 4 5"
+        yield name, lambda c=call: c([nn.Sequential(nn.PReLU())]), "Linear PReLU"
+    takers = {
+        "log_mean": lambda z, y: ensembles.log_mean(z),
+        "diversity": ensembles.diversity,
+        "adp_loss": partial(ensembles.adp_loss, alpha=2, beta=0.5),
+        "mean_probability": ensembles.mean_probability,
+        "mean_logits": ensembles.mean_logits,
+        "mean_margin": ensembles.mean_margin,
+        "strongest": ensembles.strongest,
+        "of_member": ensembles.of_member(0),
+    }
+    for taker, call in takers.items():
+        name = f"ensembles.{taker}"
+        yield name, lambda c=call: c(z[:, 0], labels), "logits (n, K, L) L ≥ 2 (4, 3)"
+        yield name, lambda c=call: c(z[:, :, :1], labels), "L ≥ 2 (4, 2, 1)"
+        yield name, lambda c=call: c(z[:, :0], labels), "(n, K, L) (4, 0, 3)"
+        yield name, lambda c=call: c((9 * z).long(), labels), "logits int64"
+        yield name, lambda c=call: c(z.numpy(), labels), "z tensor ndarray"
+        if taker != "log_mean":
+            yield name, lambda c=call: c(z, labels + 1), "labels from 0 to 2 1 to 3"
+            yield name, lambda c=call: c(z, labels - 1), "labels from 0 to 2 -1 to 1"
+            yield name, lambda c=call: c(z, labels[:3]), "labels (4,) (3,)"
+            yield name, lambda c=call: c(z, labels.float()), "int64 labels float32"
+            yield name, lambda c=call: c(z, labels.tolist()), "y tensor list"
+    for value in (-0.1, NAN, INF, "1"):
+        for given in ((value, 1), (1, value), ((1.0, value), 1), (1, (1.0, value))):
+            words = f"alpha ≥ 0 beta ≥ 0 {value!r}"
+            yield "ensembles.adp", lambda p=given: ensembles.adp(*p), words
+            if not isinstance(value, str):
+                own = [torch.tensor(w).repeat(2) if isinstance(w, tuple) else w for w in given]
+                words = "alpha and beta ≥ 0 one a sample"
+                yield "ensembles.adp_loss", lambda p=own: ensembles.adp_loss(z, labels, *p), words
+    three = torch.ones(3)
+    yield "ensembles.adp_loss", lambda: ensembles.adp_loss(z, labels, three, 1), "one a sample (3,)"
+    yield "ensembles.adp_loss", lambda: ensembles.adp_loss(z, labels, 1, three), "one a sample (3,)"
+    name = "ensembles.adp"
+    for members in (0, -1, 1.5, "2"):
+        yield name, partial(ensembles.adp, 2, 0.5, members), f"members ≥ 1 None {members!r}"
+    alone, dealt = ensembles.adp(2, 0.5), ensembles.adp(2, 0.5, 2)
+    yield name, lambda: alone(net, x, labels), "an Ensemble Sequential"
+    yield name, lambda: alone(Stack(pair), x, labels), "an Ensemble Stack"
+    yield name, lambda: dealt(both, x, labels), "Stack of ensembles of 2 Ensemble"
+    yield name, lambda: dealt(net, x, labels), "Stack of ensembles of 2 Sequential"
+    yield name, lambda: dealt(Stack([*pair, net]), x, labels), "Stack of ensembles of 2 3 networks"
+    yield name, lambda: dealt(Stack(pair), x, labels), "one batch other labels"
+    yield name, lambda: dealt(Stack(pair), x, labels[[0, 0, 1, 1]] + 2), "labels from 0 to 2"
+    yield name, lambda: alone(both, x, labels + 1), "labels from 0 to 2"
+
+    for taker in ("optimum", "optimal_predictions"):
+        name, call = f"ensembles.{taker}", getattr(ensembles, taker)
+        for alpha in (0, -1, NAN, INF, "1"):
+            yield name, partial(call, alpha, 3, 10), f"alpha > 0 {alpha!r}"
+        for members in (0, -1, 1.5, "3"):
+            yield name, partial(call, 1, members, 10), f"members ≥ 1 classes ≥ 2 {members!r} 10"
+        for classes in (1, 0, 2.5, None):
+            yield name, partial(call, 1, 3, classes), f"members ≥ 1 classes ≥ 2 3 {classes!r}"
+    yield name, partial(ensembles.optimal_predictions, 1, 2, 10), "members that divide 9 2"
+
+    for k in (-1, 2, 0.5, "0"):
+        yield "ensembles.of_member", lambda k=k: ensembles.of_member(k)(z, labels), f"0 to 1 {k!r}"
+    name, climbs = "ensembles.climb", ensembles.climb(ensembles.mean_logits)
+    yield name, lambda: climbs(net, x, labels, cube), "an Ensemble Sequential"
+    yield name, lambda: climbs(Stack(pair), x, labels, cube), "an Ensemble Stack"
+    yield name, lambda: climbs(lambda v: v @ W.T, x, labels, cube), "an Ensemble function"
+    yield name, lambda: climbs(None, x, labels, cube), "a model NoneType"
+    yield name, lambda: climbs(both, x.numpy(), labels, cube), "x tensor ndarray"
+    yield name, lambda: climbs(both, x, labels, 0.1), "Ball 0.1"
+    yield name, lambda: climbs(both, x, labels + 1, cube), "labels from 0 to 2 3"
+    yield name, lambda: climbs(both, x + 1, labels, cube), "x must lie in the box"
+    other = ensembles.climb(ensembles.of_member(2))
+    yield name, lambda: other(both, x, labels, cube), "a member from 0 to 1 2"
+    mean = ensembles.climb(lambda z, y: ensembles.mean_logits(z, y).mean())
+    yield name, lambda: mean(both, x, labels, cube), "a loss (4,) one a sample ()"
+    for members in (0, -1, 1.5, "2"):
+        yield "ensembles.against", partial(ensembles.against, members), f"members ≥ 1 {members!r}"
+    name = "ensembles.transfer"
+    yield name, lambda: ensembles.transfer([], x, labels, cube), "at least one network none"
+    yield name, lambda: ensembles.transfer([None], x, labels, cube), "a model NoneType"
+    yield name, lambda: ensembles.transfer(pair, x, labels + 1, cube), "labels from 0 to 2 3"
+    for wrong in (lambda *_: None, lambda *_: x[:, :1]):
+        yield name, lambda a=wrong: ensembles.transfer(pair, x, labels, cube, a), "return δ (4, 2)"
+
+    name, join = "ensembles.averaged", ensembles.averaged
+    yield name, lambda: join([]), "Flatten Linear ReLU none"
+    yield name, lambda: join([net, wide]), "same Flatten Linear ReLU 4 5"
+    yield name, lambda: join([models.mlp([2, 4, 3], norm=True)]), "Linear ReLU BatchNorm1d"
+    yield name, lambda: join([nn.Sequential(net)]), "Flatten Linear ReLU Sequential"
+    yield name, lambda: join([nn.Sequential(*net, nn.ReLU())] * 2), "the last one Linear"
+    yield name, lambda: join([nn.Sequential(nn.Flatten())]), "the last one Linear"
+    yield name, lambda: join([nn.Sequential()]), "the last one Linear"
+    name, bound = "ensembles.mean_margins", ensembles.mean_margins
+    led = torch.tensor([[[INF, 1.0], [2.0, INF]], [[INF, 1.0], [2.0, INF]]])
+    yield name, lambda: bound(led[0]), "margins (K, n, L) (2, 2)"
+    yield name, lambda: bound(torch.ones(2, 2, 2)), "one +∞ each row"
+    yield name, lambda: bound(torch.full((2, 2, 2), INF)), "one +∞ each row"
+    yield name, lambda: bound(torch.stack([led[0], led[0].flip(0)])), "same class for all members"
+    yield name, lambda: bound(led.long()), "one +∞ int64"
+    yield name, lambda: bound(led.numpy()), "margins tensor ndarray"
+    name, margins = "ensembles.margins", ensembles.margins
+    yield name, lambda: margins([], x, labels, cube), "at least one member none"
+    yield name, lambda: margins(pair, x, labels, cube, "best"), "interval dual crown lp 'best'"
+    yield name, lambda: margins(pair, x, labels, boxed, "lp"), "p = inf"
+    yield name, lambda: margins([models.mlp([2, 3])], x, labels + 1, cube), "labels 3"
+
+
 def of_dent():
     """Logits, widths and choices that no defense at test time takes."""
     z, image, width = torch.rand(4, 3), torch.rand(4, 1, 2, 3), torch.tensor(1.0)
@@ -1450,6 +1565,7 @@ def table():
     yield from of_slopes()
     yield from of_ddd()
     yield from of_the_geometry()
+    yield from of_ensembles()
     yield from of_dent()
     yield from of_adaptive_attacks()
     yield from of_stacks()

@@ -14,7 +14,7 @@ import torch
 from strategies import seeded
 from torch import nn
 
-from adv_lib import adaptive, attacks, checks, data, losses, mahalanobis, models, training
+from adv_lib import adaptive, attacks, checks, data, ensembles, losses, mahalanobis, models, training
 from adv_lib.checks import (
     FAILS,
     NOT_ATTEMPTED,
@@ -28,6 +28,7 @@ from adv_lib.checks import (
     progress,
 )
 from adv_lib.checks import dent as dent_checks
+from adv_lib.checks import ensembles as ensemble_checks
 from adv_lib.checks import geometry as geometry_checks
 from adv_lib.checks import recipe as recipe_checks
 from adv_lib.checks import trial as trial_checks
@@ -702,6 +703,131 @@ OPEN["geometry.break_it"] = (
 )
 
 
+def at_the_label(z, y):
+    """Every member's own logit or probability of class y, (n, K)."""
+    return z.gather(2, y[:, None, None].expand(-1, z.shape[1], 1)).squeeze(2)
+
+
+def log_p(z):
+    return torch.log_softmax(z, 2)
+
+
+OPEN["ensembles.optimum"] = (
+    [lambda alpha, K, L: (ensembles.optimum(alpha, K, L), (K + L - 1) / math.log(K))],
+    [
+        (3, "expected a function"),
+        (ensembles.optimum, "expected a tensor of shape (2,), got a single number"),
+        (lambda alpha, K, L: (0.4, 7.0), "Try this case by hand"),
+    ],
+)
+OPEN["ensembles.stable_mean"] = (
+    [
+        lambda z: log_p(z).logsumexp(1).sub(math.log(z.shape[1])).double(),
+        lambda z: torch.logsumexp(log_p(z.double()) - math.log(z.shape[1]), 1),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda z: z, "expected a tensor of shape (1, 3), got a tensor of shape (1, 2, 3)"),
+        (lambda z: z.double().softmax(2).mean(1).log(), "Stay in logarithms"),
+        (lambda z: (z.softmax(2).mean(1) + 1e-12).log(), "is a floor"),
+        (lambda z: z.softmax(2).mean(1).clamp(min=1e-30).log(), "is a floor"),
+        (lambda z: 2 * log_p(z).logsumexp(1), "Try this case by hand"),
+    ],
+)
+OPEN["ensembles.certificate"] = (
+    [
+        lambda m: torch.where(
+            m >= 0, (1 - (-m).exp()) / (1 + (-m).exp().sum(1, keepdim=True)), torch.tanh(m / 2)
+        ).mean(0),
+        lambda m: ensemble_checks._bound(m.double()),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda m: m, "expected a tensor of shape (2,), got a tensor of shape (2, 2)"),
+        (
+            lambda m: ensemble_checks._of(m.clamp(min=-80)).nan_to_num(0) + 1e-3 * (m.amin() < -9),
+            "keep e^1000 out",
+        ),
+        (lambda m: -ensemble_checks._bound(m), "Try this case by hand"),
+    ],
+)
+OPEN["ensembles.each_robust"] = (
+    [
+        ensembles.mean_margin,
+        ensembles.mean_logits,
+        lambda z, y: ensembles.mean_margin(z, y).double(),
+        lambda z, y: ensembles.mean_probability(z / 100, y),
+        lambda z, y: sum(losses.log_odds(z[:, k], y) for k in range(3)),
+        lambda z, y: losses.log_odds(log_p(z).mean(1), y),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda z, y: None, "needs a return"),
+        (lambda z, y: z, "a tensor (100,), got (100, 3, 10)."),
+        (lambda z, y: -at_the_label(z, y), "got (100, 3). Mean over the members, too."),
+        (lambda z, y: ensembles.mean_margin(z, y).mean(), "Take no mean over the batch"),
+        (lambda z, y: (z.mean(1).argmax(1) != y).float(), "cuts it off"),
+        (lambda z, y: -at_the_label(z.softmax(2), y).log().sum(1), "NaN or infinite"),
+        (lambda z, y: (-at_the_label(z, y)).exp().sum(1), "NaN or infinite"),
+        (lambda z, y: losses.cross_entropy(ensembles.log_mean(z), y), "p̄_y is 1 in float32"),
+        (lambda z, y: -at_the_label(z.softmax(2), y).mean(1), "p̄_y is 1 in float32"),
+        (ensembles.mean_probability, "Then p̄_y is 2/3"),
+        (lambda z, y: ensembles.mean_probability(z.double(), y), "Then p̄_y is 2/3"),
+        (lambda z, y: -at_the_label(log_p(z), y).sum(1), "every member's softmax is 0 or 1"),
+        (lambda z, y: 1 - at_the_label(z.softmax(2), y).prod(1), "every member's softmax is 0 or 1"),
+        (lambda z, y: ensembles.mean_margin(z, y).clamp(min=0), "so nothing starts"),
+        (lambda z, y: -ensembles.mean_margin(z, y), "Turn the sign around"),
+        (lambda z, y: at_the_label(z, y).mean(1), "Turn the sign around"),
+        (ensembles.of_member(0), "You attack one member only"),
+        (ensembles.of_member(2), "You attack one member only"),
+        (lambda z, y: ensembles._margins(z, y).amax(1), "the two others outvote it"),
+        (ensembles.strongest, "the one that holds out best"),
+        (lambda z, y: rivals(z.mean(1), y).amax(1), "every member to its own nearest mistake"),
+    ],
+)
+
+
+def two_members(size=50.0, doubted=(1, 2), along=((1, 0), (1, 0)), at=0.0, other=-100.0):
+    """Members 0 and 1: class 0 leads where ⟨along, x⟩ > at, and one class only is doubted."""
+
+    def members():
+        W, b = torch.zeros(2, 3, 2), torch.full((2, 3), other)
+        W[:, 0], b[:, 0] = size * torch.tensor(along, dtype=torch.float), -size * at
+        b[[0, 1], list(doubted)] = 0
+        return W, b
+
+    return members
+
+
+W_EVERYWHERE, B_DIVERSE = torch.zeros(2, 3, 2), torch.tensor([[5.0, 0, -100], [5.0, -100, 0]])
+OPEN["ensembles.diverse"] = (
+    [
+        two_members(),
+        two_members(doubted=(2, 1), size=20),
+        lambda: [each.tolist() for each in two_members()()],
+        lambda: [each.double() for each in two_members()()],
+        two_members(along=((1, 0.3), (1, 0.3)), at=-0.5),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda: None, "needs a return"),
+        (
+            lambda: torch.zeros(2, 3, 2),
+            "expected W (2, 3, 2) and b (2, 3), in this order, got (2, 3, 2).",
+        ),
+        (lambda: two_members()()[::-1], "in this order, got ((2, 3), (2, 3, 2))"),
+        (lambda: (torch.zeros(2, 3, 2), "b"), "in this order, got ((2, 3, 2), 'b')"),
+        (two_members(other=-INF), "all entries must be finite"),
+        (two_members(at=1.5), "at x = (1, 0) member 0 has the logits (-25, 0, -100)"),
+        (two_members(doubted=(1, 1)), "at x = (1, 0) ED is 0, and should be above 0.9. Both members"),
+        (two_members(other=-0.5), "each member has to give one of them far less"),
+        (lambda: (W_EVERYWHERE, B_DIVERSE), "member 0 says the same everywhere"),
+        (two_members(along=((1, 0.5), (1, -0.5)), at=-1.0), "They break in different directions"),
+        (two_members(size=3), "multiply W and b"),
+    ],
+)
+
+
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
 each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)
@@ -999,6 +1125,82 @@ def test_centres_a_hundred_times_as_long_change_no_prediction():
     assert torch.equal(small(x).argmax(1), model(x).argmax(1))
     near = mahalanobis.NearestCentre(mu)(model[:-1](x) / 100)
     assert torch.allclose(1e4 * near, model(x), rtol=1e-3)
+
+
+def test_what_the_exercises_on_ensembles_call_right_is_what_the_library_says():
+    near = partial(pytest.approx, rel=1e-9, abs=1e-9)
+    c = ensemble_checks
+
+    def ed(*members):
+        z = torch.tensor(members, dtype=torch.float64)[None].log()
+        return float(ensembles.diversity(z, torch.zeros(1, dtype=torch.long)))
+
+    said = c.determinant.expected
+    assert [ed(c.FIRST, c.SECOND), ed(c.SURER, c.SECOND), ed(c.FIRST, c.SECOND, c.THIRD)] == near(
+        [said.two, said.surer, said.three]
+    )
+    computed = list(c._EXACT)
+    assert computed == near(list(said))
+    plane = [p[:3] for p in (c.FIRST, c.SECOND, c.SURER)]
+    assert ed(*plane) == near(said.plane)
+    for p in (c.FIRST, c.SECOND, c.SURER, c.THIRD):
+        assert sum(p) == near(1)
+
+
+@pytest.mark.parametrize(("K", "L"), [(2, 5), (3, 7), (4, 9)])
+def test_beyond_the_alpha_of_the_exercise_every_member_is_wrong_and_the_ensemble_right(K, L):
+    limit = float(ensemble_checks._optimum(1.0, K, L)[1])
+    for alpha, right in ((limit - 1e-3, True), (limit + 1e-3, False)):
+        p = ensembles.optimal_predictions(alpha, K, L)
+        assert bool((p.argmax(1) == 0).all()) == bool((p.argmax(1) == 0).any()) == right
+        assert p.mean(0).argmax() == 0
+
+
+def test_the_committee_withstands_pgd_until_all_of_its_members_are_attacked():
+    left = ensemble_checks._left
+    alone = [left(ensembles.of_member(k)) for k in range(3)]
+    assert min(alone) >= 95
+    assert left(lambda z, y: losses.cross_entropy(ensembles.log_mean(z), y)) >= 90
+    assert left(ensembles.mean_probability) >= 55
+    assert left(ensembles.mean_margin) <= 18
+    assert left(ensembles.mean_logits) <= 23
+
+
+def test_each_member_of_the_committee_looks_robust_to_pgd_on_its_cross_entropy():
+    x, y = ensemble_checks._judged()
+    for member in ensemble_checks.committee().members():
+        delta = attacks.pgd(member, x, y, ensemble_checks.BALL, steps=10, loss=losses.cross_entropy)
+        with torch.no_grad():
+            assert losses.correct(member(x + delta), y).double().mean() > 0.75
+
+
+def test_members_of_the_committee_share_no_pixel():
+    seen = torch.stack([m[1].weight.abs().sum(0) > 0 for m in ensemble_checks.committee().members()])
+    assert int(seen.sum(0).max()) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_radii_of_the_exercise_on_diversity_are_exact(seed):
+    W = torch.randn(2, 3, 2, generator=seeded(seed), dtype=torch.float64)
+    b = torch.zeros(2, 3, dtype=torch.float64)
+    b[:, 0] = 5
+    turn = torch.linspace(0, 2 * math.pi, 2001, dtype=torch.float64)
+    unit = torch.stack([turn.cos(), turn.sin()], 1)
+    for n, point in enumerate(ensemble_checks.POINTS):
+        for k, radius in enumerate(ensemble_checks._radii(W, b)[n].tolist()):
+            if radius <= 0:
+                continue
+            lead = [
+                (z[:, 0] - z[:, 1:].amax(1)).amin()
+                for z in ((point + r * unit) @ W[k].T + b[k] for r in (0.999 * radius, 1.001 * radius))
+            ]
+            assert lead[0] > 0 > lead[1]
+
+
+def test_a_proof_for_the_whole_is_one_where_a_member_has_none():
+    m = ensemble_checks.certificate.cases[1][0]
+    assert bool((m < 0).any())
+    assert bool((ensemble_checks._bound(m) > 0).all())
 
 
 def test_a_verdict_is_one_accessible_line_of_html():

@@ -34,6 +34,7 @@ ORDER = [
 ORDER += [
     "danskin",
     "mahalanobis",
+    "ensembles",
     "optimisers",
     "schedules",
     "_checkpoint",

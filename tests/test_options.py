@@ -40,6 +40,7 @@ EXEMPT = {
     "adaptive.gmsa(worst=)": "the second of the two losses in the paper",
     "bounds.robust_loss(loss=)": "the theorem holds for every loss with two properties, not for one",
     "danskin.directional_derivative(tolerance=)": "what is a tie depends on the units of the loss",
+    "ensembles.margins(method=)": "as `bounds.margins`, whose methods cost as much as they prove",
     "evaluation.robust_accuracy_curve(batch_size=)": "what fits into memory",
     **dict.fromkeys(
         (

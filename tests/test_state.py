@@ -25,6 +25,7 @@ from adv_lib import (
     dent,
     diagnostics,
     dual,
+    ensembles,
     evaluation,
     exact,
     linear,
@@ -52,6 +53,9 @@ cube = Ball(math.inf, eps, BOX)
 plain = bounds.pre_activations(net, x, cube)
 slopes = [torch.rand(layer.lower.shape, generator=g) for layer in plain]
 norms = models.mlp([4, 5, 3], norm=True)
+pair = [models.mlp([4, 5, 3], norm=True), models.mlp([4, 5, 3], seeded(1), norm=True)]
+ensemble, plain_pair = ensembles.Ensemble(pair), [net, models.mlp([4, 5, 3], seeded(1))]
+all_logits = torch.randn(6, 2, 3, generator=g)
 pieces, towards = affine.affine_pieces(net, (4,)), torch.randn(6, 2, 3, generator=g)
 
 
@@ -142,6 +146,35 @@ CALLS = {
     "level set": lambda: mahalanobis.level_set(eps + 1, W[:2], (2.0, 1.0), (0.0, 0.0)),
     "density of g-SCE": lambda: mahalanobis.gsce_density(eps + 1, eps, 9, W[:2], (2.0, 1.0), (0.0, 0.0)),
     "density of MMC": lambda: mahalanobis.mmc_density(eps + 1, eps, 9, 4),
+    "ensemble": lambda: [ensembles.Ensemble(plain_pair)(x), ensemble.eval()(x), ensemble.train()][:2],
+    "log mean": lambda: ensembles.log_mean(all_logits),
+    "diversity": lambda: ensembles.diversity(all_logits, labels),
+    "ADP's loss": lambda: ensembles.adp_loss(all_logits, labels, 2, 0.5),
+    "ADP": lambda: ensembles.adp(2, 0.5)(ensembles.Ensemble(plain_pair), x, labels),
+    "optimum": lambda: [ensembles.optimum(2, 3, 10), ensembles.optimal_predictions(2, 3, 10)],
+    "what attacks climb": lambda: [
+        loss(all_logits, labels)
+        for loss in (
+            ensembles.mean_probability,
+            ensembles.mean_logits,
+            ensembles.mean_margin,
+            ensembles.strongest,
+            ensembles.of_member(1),
+        )
+    ],
+    **{
+        f"climb {name}": lambda attack=attack: attack(ensemble, x, labels, cube)
+        for name, attack in ensembles.against(2, partial(attacks.pgd, steps=3)).items()
+    },
+    "climb with APGD": lambda: ensembles.climb(
+        ensembles.mean_logits, partial(attacks.apgd, steps=3, restarts=2)
+    )(ensemble, x, labels, cube),
+    "transfer": lambda: ensembles.transfer(pair, x, labels, cube, attacks.fgsm),
+    "averaged": lambda: ensembles.averaged(plain_pair)(x),
+    "mean margins": lambda: ensembles.mean_margins(
+        torch.stack([bounds.margins(each, x, labels, cube) for each in plain_pair])
+    ),
+    "margins of an ensemble": lambda: ensembles.margins(plain_pair, x, labels, cube),
     "information": lambda: losses.information(x[:, :3]),
     "smooth": lambda: dent.blur(image, eps),
     "worst_logits": lambda: losses.worst_logits(bounds.margins(net, x, labels, cube)),
@@ -301,7 +334,8 @@ def same(a, b):
 def test_a_call_changes_nothing_warns_of_nothing_and_answers_the_same_with_and_without_gradients(call):
     """A warning on stderr fails the build of the book."""
     given = [x, y, w, b, W, B, labels, eps, targets, image, towards, start, *slopes, *net.parameters()]
-    given += norms.state_dict().values()
+    watched = (net, norms, ensemble, *pair, *plain_pair)
+    given += [t for model in watched[1:] for t in model.state_dict().values()] + [all_logits]
     given += [end for layer in plain for end in layer]
     before, state = [t.clone() for t in given], generators()
     with warnings.catch_warnings():
@@ -314,8 +348,8 @@ def test_a_call_changes_nothing_warns_of_nothing_and_answers_the_same_with_and_w
     plt.close("all")
     assert all(torch.equal(t, old) for t, old in zip(given, before, strict=True))
     assert generators() == state
-    assert all(module.training for model in (net, norms) for module in model.modules())
-    assert all(p.grad is None for model in (net, norms) for p in model.parameters())
+    assert all(module.training for model in watched for module in model.modules())
+    assert all(p.grad is None for model in watched for p in model.parameters())
     assert same(first, second)
     assert same(first, third)
 
