@@ -375,7 +375,10 @@ def _why(answer: Callable, z: Tensor, y: Tensor, dead: float) -> str:
             "two are sure, and the gradient is gone."
         )
     if dead > 50:
-        return f"{zero}: every member's softmax is 0 or 1 in float32. Use the logits, not probabilities."
+        return (
+            f"{zero}: the softmax in your loss is 0 or 1 in float32. "
+            "Margins and log-odds of logits do not saturate."
+        )
     if alone.all() and asked.any(0).sum() == 1:
         return "You attack one member only. The two others see other pixels, and outvote it."
     if alone.all():
@@ -479,8 +482,8 @@ def _outlives(W: Tensor, b: Tensor) -> str | None:
         return None
     n = int(holds.int().argmax())
     said = (
-        f"ED is high, but at x = {show(POINTS[n])} the members break at {show(radii[n])}, and the "
-        f"ensemble is still right at {SLACK:g} times the larger."
+        f"ED is high, but at x = {show(POINTS[n])} the members break at the radii {show(radii[n])}, "
+        f"and the ensemble is still right at {SLACK:g} times the larger."
     )
     first, second = _way(W[0], b[0], n), _way(W[1], b[1], n)
     if first @ second < 0.9:
