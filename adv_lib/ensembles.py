@@ -65,7 +65,8 @@ def adp_loss(z: Tensor, y: Tensor, alpha: float | Tensor, beta: float | Tensor) 
     """Σ_k −log p_ky − α H(p̄) − β log det(M̃ᵀM̃ + 10⁻⁶ I): each right, the mean unsure, all different.
 
     H is the entropy in nats. The small diagonal keeps the logarithm and its gradient finite where
-    members agree. Σ is a sum over members, as in the source; for their mean divide α and β by K.
+    members agree. Σ is a sum over members, as in the source: with their mean in its place, α and β
+    count K times as much.
     alpha: α ≥ 0.  beta: β ≥ 0. Each is a number, or one a sample (n,).
     Returns (n,).  Raises ValueError for negative numbers.
     Source: Pang et al. 2019, eqs. (5) and (6), and their code for the diagonal.
@@ -113,8 +114,8 @@ def adp(
         else:
             got = f"{len(model)} networks" if isinstance(model, Stack) else kind(model)
             raise ValueError(f"expected a Stack of ensembles of {members}, got {got}")
-        if several - {count}:
-            raise ValueError(f"expected alpha and beta for {count} ensembles, got {max(several)}")
+        if others := several - {count}:
+            raise ValueError(f"expected alpha and beta for {count} ensembles, got {others.pop()}")
         loss = adp_loss(z, labels, dealt(alpha, z), dealt(beta, z))
         return loss if members is None else loss.repeat_interleave(members) / members
 
@@ -128,21 +129,20 @@ def optimum(alpha: float, members: int, classes: int) -> float:
     more confidence than that. Where the loss has the mean over members instead of the sum, it is
     optimum(α K, K, L).
     alpha: α > 0.  members: K ≥ 1.  classes: L ≥ 2.
-    Returns a number above 1/L, below 1 (up to rounding).  Raises ValueError for others.
+    Returns a number between 1/L and 1, up to rounding.  Raises ValueError for others.
     Source: Pang et al. 2019, theorem 2, eq. (7).
     """
+    from scipy.optimize import brentq
+
     _check_optimum(alpha, members, classes)
 
     def slope(t: float) -> float:  # with t = log(p/(1 − p)); rises, from below 0 to above
         return alpha / members * (t + math.log(classes - 1)) - (1 + math.exp(-t))
 
-    low, high = -math.log(classes - 1), 1.0
+    high = 1.0
     while slope(high) < 0:
         high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return 1 / (1 + math.exp(-high))
+    return 1 / (1 + math.exp(-brentq(slope, -math.log(classes - 1), high)))
 
 
 def optimal_predictions(alpha: float, members: int, classes: int) -> Tensor:
@@ -335,8 +335,8 @@ def margins(
 ) -> Tensor:
     """`mean_margins` of the members' `bounds.margins`: a proof for the `Ensemble`, member by member.
 
-    For the mean of logits `averaged` members give a tighter one, since bounds see that one δ has to
-    serve for all members at once.
+    A proof for the mean of logits is that of the `averaged` members: a backward pass through it sees
+    that one δ has to serve for all at once.
     method: "interval", "dual", "crown" or "lp".
     Returns (n, L), lower bounds on p̄_y − p̄_j, +∞ at j = y.
     Raises ValueError for no members, and as `bounds.margins`.

@@ -72,3 +72,20 @@ def show_shape(value: Any) -> str:
 def shape_or_value(value: Any) -> str:
     """The shape of a tensor; anything else, which should have been one, as it is."""
     return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else reprlib.repr(value)
+
+
+def no_loss(value: Any, n: int, logits: str) -> str | None:
+    """Why this is no loss of n samples that an attack could climb; None if it is one.
+
+    logits: what the exercise calls them.
+    """
+    if value is None:
+        return "your function returns None: the last line needs a return."
+    if isinstance(value, torch.Tensor) and value.ndim == 0:
+        return "expected one number a sample, got a single number. Take no mean over the batch."
+    if not isinstance(value, torch.Tensor) or value.shape != (n,):
+        return f"expected one number a sample, a tensor ({n},), got {shape_or_value(value)}."
+    if not value.requires_grad:
+        cuts = "argmax, a comparison, detach or item cuts it off"
+        return f"your loss has no gradient in {logits}: {cuts}."
+    return None

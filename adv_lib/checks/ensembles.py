@@ -16,7 +16,7 @@ from ..ensembles import Ensemble
 from ..stack import Stack
 from ..threat import Ball
 from . import Code, Exercise, Numbers
-from .comparing import as_tensor, close, finite, shape_or_value, show
+from .comparing import as_tensor, close, finite, no_loss, shape_or_value, show
 
 # ---- the determinant by hand ----
 
@@ -314,9 +314,10 @@ class _Break(Exercise):
         x = x.clone().requires_grad_()
         z = committee().each(x)
         value = answer(z.clone(), y.clone())
-        wrong = _unusable(value, len(y))
+        wrong = no_loss(value, len(y), "z")
         if wrong is not None:
-            return wrong
+            each = isinstance(value, Tensor) and value.ndim == 2
+            return f"{wrong} Mean over the members, too." if each else wrong
         (gradient,) = torch.autograd.grad(value.sum(), x)
         try:
             left = _left(answer) if finite(value) and finite(gradient) else math.nan
@@ -328,20 +329,6 @@ class _Break(Exercise):
             return None
         dead = 100 * (gradient.flatten(1) == 0).all(1).double().mean().item()
         return f"PGD on your loss leaves {left:.0f} % right. {_why(answer, z.detach(), y, dead)}"
-
-
-def _unusable(value: Any, n: int) -> str | None:
-    """Why this is not the loss of n samples that can be climbed."""
-    if value is None:
-        return "your function returns None: the last line needs a return."
-    if isinstance(value, Tensor) and value.ndim == 0:
-        return "expected one number a sample, got a single number. Take no mean over the batch."
-    if not isinstance(value, Tensor) or value.shape != (n,):
-        told = " Mean over the members, too." if isinstance(value, Tensor) and value.ndim == 2 else ""
-        return f"expected one number a sample, a tensor ({n},), got {shape_or_value(value)}.{told}"
-    if not value.requires_grad:
-        return "your loss has no gradient in z: argmax, a comparison, detach or item cuts it off."
-    return None
 
 
 def _slope(loss: Callable, z: Tensor, y: Tensor) -> Tensor:

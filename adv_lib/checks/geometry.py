@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import attacks, data, losses, mahalanobis, models, optimisers, training
 from ..threat import Ball
 from . import Code, Exercise, Numbers, Words
-from .comparing import as_tensor, close, finite, shape_or_value, show
+from .comparing import as_tensor, close, finite, no_loss, shape_or_value, show
 
 # ---- three centres by hand ----
 
@@ -393,7 +393,7 @@ class _Break(Exercise):
         x = x.clone().requires_grad_()
         h = saturated()(x)
         value = answer(h.clone(), y.clone())
-        wrong = _unusable(value, len(y))
+        wrong = no_loss(value, len(y), "h")
         if wrong is not None:
             return wrong
         (gradient,) = torch.autograd.grad(value.sum(), x)
@@ -405,19 +405,6 @@ class _Break(Exercise):
         dead = 100 * (gradient.flatten(1) == 0).all(1).double().mean().item()
         said = f"PGD on your loss leaves {left:.0f} % right, of {_left(None):.0f} %"
         return f"{said}; {known:.0f} % is possible. {_why(answer, h.detach(), y, dead)}"
-
-
-def _unusable(value: Any, n: int) -> str | None:
-    """Why this is not the loss of n samples that can be climbed."""
-    if value is None:
-        return "your function returns None: the last line needs a return."
-    if isinstance(value, Tensor) and value.ndim == 0:
-        return "expected one number a sample, got a single number. Take no mean over the batch."
-    if not isinstance(value, Tensor) or value.shape != (n,):
-        return f"expected one number a sample, a tensor ({n},), got {shape_or_value(value)}."
-    if not value.requires_grad:
-        return "your loss has no gradient in h: argmax, a comparison, detach or item cuts it off."
-    return None
 
 
 def _why(answer: Callable, h: Tensor, y: Tensor, dead: float) -> str:
