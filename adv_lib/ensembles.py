@@ -139,10 +139,8 @@ def optimum(alpha: float, members: int, classes: int) -> float:
     def slope(t: float) -> float:  # with t = log(p/(1 − p)); rises, from below 0 to above
         return alpha / members * (t + math.log(classes - 1)) - (1 + math.exp(-t))
 
-    high = 1.0
-    while slope(high) < 0:
-        high *= 2
-    return 1 / (1 + math.exp(-brentq(slope, -math.log(classes - 1), high)))
+    low, high = -math.log(classes - 1), 64.0  # where p is 1/L, and 1 but for rounding
+    return 1.0 if slope(high) < 0 else 1 / (1 + math.exp(-brentq(slope, low, high)))
 
 
 def optimal_predictions(alpha: float, members: int, classes: int) -> Tensor:
