@@ -79,7 +79,7 @@ test: lint  ## run all tests: lint, unit, theorems, chapters, and the built site
 	@$(PYTEST) worksteal tests --ignore=tests/notebooks --ignore=tests/site
 	@$(call stage,Every cell of every chapter as its author has it)
 	@$(PYTEST) loadfile --nbval-lax --nbval-current-env chapters
-	@$(call stage,Every chapter as a student has it and the errata)
+	@$(call stage,What students get, what chapters promise, and the errata)
 	@$(PYTEST) loadgroup tests/notebooks
 	@$(call stage,The book from what has just run)
 	@$(MAKE) --no-print-directory book

@@ -11,9 +11,15 @@ CHAPTERS = sorted(Path(__file__).parents[2].glob("chapters/*.ipynb"))
 
 
 @pytest.fixture(scope="session", params=CHAPTERS, ids=lambda path: path.stem)
-def chapter(request):
+def path(request):
+    """The file of a chapter."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def chapter(path):
     """A chapter as its author has it."""
-    return nbformat.read(request.param, as_version=4)
+    return nbformat.read(path, as_version=4)
 
 
 @pytest.fixture

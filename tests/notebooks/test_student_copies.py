@@ -1,4 +1,13 @@
-"""Every chapter as a student gets it: no solutions, every stub untouched, run from top to bottom."""
+"""Every chapter as a student gets it: no solutions, every stub untouched.
+
+A student's copy is the author's notebook without the solutions. The author's has run, each stub before
+its solution, and what it showed is kept for the book. So the copy shows the same if no cell that is left
+needs a solution. One copy runs from top to bottom all the same.
+"""
+
+import ast
+import re
+import symtable
 
 import chapter_cells
 import nbformat
@@ -9,40 +18,117 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
-def student_copy(chapter, tmp_path_factory):
-    """The copy with its outputs. An error stops here, and so does a word on stderr."""
+def ran(path):
+    """A chapter with what the book shows of it. An error stops here, and so does a word on stderr."""
+    return run_notebooks.executed(path)
+
+
+@pytest.fixture
+def shortest(path, tmp_path_factory):
+    """The shortest chapter's copy, run."""
+    if path != min(path.parent.glob("*.ipynb"), key=lambda path: path.stat().st_size):
+        pytest.skip("not the shortest chapter")
+    chapter = nbformat.read(path, as_version=4)
     copy = nbformat.from_dict(chapter_cells.to_student(chapter))
     return run_notebooks.execute(copy, tmp_path_factory.mktemp("student"), run_notebooks.ONE_THREAD)
 
 
-def test_the_student_copy_runs_and_every_stub_says_not_attempted(student_copy, record_property):
-    record_property("chapters run as a student gets them", student_copy.cells[0].source)
-    for cell in run_notebooks.code(student_copy):
-        if "exercise" in chapter_cells.tags(cell) and cell.source.splitlines()[-1].startswith("check"):
-            assert "not attempted" in str(cell.outputs), cell.source
+def stubs(notebook) -> list:
+    """The cells that students fill in and that ask for the verdict."""
+    return [
+        cell
+        for cell in run_notebooks.code(notebook)
+        if "exercise" in chapter_cells.tags(cell) and cell.source.splitlines()[-1].startswith("check")
+    ]
 
 
-def test_an_untouched_student_copy_shows_every_exercise_as_not_attempted(student_copy, exercises):
-    (shown,) = student_copy.cells[-1].outputs
-    first, *lines = shown.data["text/plain"].splitlines()
-    assert f": 0 of {len(exercises)} exercises pass" in first
-    titles = [statement.metadata["exercise"]["title"] for statement, _, _ in exercises]
-    assert lines == [f"○ {title}: not attempted yet" for title in titles]
-    assert "text/html" in shown.data
+def titles(exercises) -> list[str]:
+    """The titles of the exercises."""
+    return [statement.metadata["exercise"]["title"] for statement, _, _ in exercises]
 
 
-def test_every_figure_a_cell_draws_has_its_alt_text(student_copy):
-    for cell in run_notebooks.code(student_copy):
+def shown(notebook, mark: str) -> list[str]:
+    """What the last cell says of each exercise; its first line counts those that pass."""
+    (output,) = notebook.cells[-1].outputs
+    first, *lines = output.data["text/plain"].splitlines()
+    passed = len(lines) if mark == "✓" else 0
+    assert f": {passed} of {len(lines)} exercises pass" in first
+    assert "text/html" in output.data
+    return lines
+
+
+def names(cell) -> tuple[set[str], set[str]]:
+    """The names that a cell gives a meaning in the notebook, and those that it finds there."""
+    python = re.sub(r"^(\s*)[%!].*", r"\1pass", cell.source, flags=re.MULTILINE)
+    top = symtable.symtable(python, "cell", "exec")
+    sets = {name.get_name() for name in top.get_symbols() if name.is_assigned() or name.is_imported()}
+    scopes, found = [top], set()
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        found |= {name.get_name() for name in scope.get_symbols() if scope is top or name.is_global()}
+    return sets, found - sets
+
+
+def changes(cell) -> set[str]:
+    """The names of what a cell changes in place, by an index or an attribute."""
+    found = set()
+    for node in ast.walk(ast.parse(cell.source)):
+        if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            while isinstance(node, ast.Subscript | ast.Attribute):
+                node = node.value
+            found |= {node.id} if isinstance(node, ast.Name) else set()
+    return found
+
+
+def inside(cell) -> set[str]:
+    """The names that some function of a cell gives a meaning, its arguments included."""
+    nodes = list(ast.walk(ast.parse(cell.source)))
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {n.arg for n in nodes if isinstance(n, ast.arg)}
+
+
+def test_no_cell_that_is_left_needs_a_solution(chapter, record_property):
+    record_property("chapters that run without their solutions", chapter.cells[0].source)
+    cells = run_notebooks.code(chapter)
+    solutions = [cell for cell in cells if "solution" in chapter_cells.tags(cell)]
+    left = [c for c in cells if not {"solution", "exercise"} & set(chapter_cells.tags(c))]
+    assert solutions
+    given = set().union(*(names(cell)[0] for cell in solutions))
+    for cell in left:
+        assert names(cell)[1] & given == set(), cell.source
+    for cell in solutions:
+        assert changes(cell) - inside(cell) == set(), cell.source
+
+
+def test_every_untouched_stub_says_not_attempted(ran):
+    assert stubs(ran)
+    for cell in stubs(ran):
+        assert "not attempted" in str(cell.outputs), cell.source
+
+
+def test_who_runs_every_solution_has_passed_every_exercise(ran, exercises):
+    assert shown(ran, "✓") == [f"✓ {title}: passes" for title in titles(exercises)]
+
+
+def test_every_figure_a_cell_draws_has_its_alt_text(ran):
+    for cell in run_notebooks.code(ran):
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
             assert len(alt.split()) >= 5, cell.source
 
 
-def test_nothing_is_written_to_stderr(student_copy):
+def test_nothing_is_written_to_stderr(ran):
     printed = [
         output.text
-        for cell in run_notebooks.code(student_copy)
+        for cell in run_notebooks.code(ran)
         for output in cell.outputs
         if output.get("name") == "stderr"
     ]
     assert printed == []
+
+
+def test_a_student_copy_runs_from_top_to_bottom(shortest, exercises):
+    for cell in stubs(shortest):
+        assert "not attempted" in str(cell.outputs), cell.source
+    assert shown(shortest, "○") == [f"○ {title}: not attempted yet" for title in titles(exercises)]
