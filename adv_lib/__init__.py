@@ -22,6 +22,7 @@ I want …, so I call …:
     weights that are perturbed, too                       recipe.awp
     features at centres as far apart as they can be       mahalanobis.centres
     several networks that answer as one                   ensembles.Ensemble
+    a classifier that may refuse to answer                detection.Rejecting
     whether two settings differ, from a few seeds         comparison.paired
     to attack a defense that adapts                       adaptive.unrolled
     the threat model: norm, radius, box                   threat.Ball
@@ -31,7 +32,8 @@ In the order in which data flow, each imports only what stands before it:
     sets and losses        projections, threat, data, models, stack, losses, linear
     attacks                attacks
     bounds                 affine, conjugates, dual, relaxation, bounds, branching, exact
-    training and defenses  danskin, mahalanobis, ensembles, optimisers, schedules, training, recipe, dent
+    training and defenses  danskin, mahalanobis, ensembles, optimisers, schedules, training, recipe,
+                           dent, detection
     judging                evaluation, comparison, suite, diagnostics, adaptive
     showing                plots, widgets, checks
 """

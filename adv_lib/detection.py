@@ -39,9 +39,9 @@ def reverse_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     z: (n, K).  y: (n,).  Returns (n,).  Raises ValueError as the `losses`.
     Source: Pang et al. 2018, eq. (4).
     """
-    losses.margin(z.detach(), y)  # raises for what is no logits, and labels that do not fit
-    log_p = torch.log_softmax(z, 1)
-    return (log_p.gather(1, y[:, None]).squeeze(1) - log_p.sum(1)) / (z.shape[1] - 1)
+    losses.margin(z, y)  # raises for what is no logits, and labels that do not fit
+    others = torch.log_softmax(z, 1).scatter(1, y[:, None], 0.0)  # −log p_y, left out, can be huge
+    return -others.sum(1) / (z.shape[1] - 1)
 
 
 def reversed_logits(network: nn.Sequential) -> nn.Sequential:
@@ -51,7 +51,8 @@ def reversed_logits(network: nn.Sequential) -> nn.Sequential:
     Returns one of the same layers, which attacks, bounds and exact methods read as any other.
     Raises ValueError for another network.  Source: Pang et al. 2018, section 3.2.
     """
-    if not isinstance(network, nn.Sequential) or not isinstance(network[-1], nn.Linear):
+    ends = isinstance(network, nn.Sequential) and len(network) > 0
+    if not ends or not isinstance(network[-1], nn.Linear):
         raise ValueError(f"expected an nn.Sequential that ends with a Linear, got {kind(network)}")
     turned = copy.deepcopy(network)
     with torch.no_grad():
@@ -93,20 +94,20 @@ def confidence(z: Tensor, h: Tensor | None = None) -> Tensor:
     z: (n, K).  h: not used.  Returns (n,).  Raises ValueError unless z is (n, K) with K ≥ 2.
     """
     top, rest = _ranked(z)
-    return top - torch.logsumexp(rest, 1)
+    return -torch.logsumexp(rest - top[:, None], 1)
 
 
 def non_maximal_entropy(z: Tensor, h: Tensor | None = None) -> Tensor:
     """−Σ_{j≠c} p̂_j log p̂_j, where p̂_j = p_j/(1 − p_c) and c is the predicted class: non-ME.
 
     How alike the other classes are: log(K − 1) where all of them are, 0 where one has all that is left.
-    It does not see p_c. The source sums over j ≠ y; a detector knows c only.
+    It does not see p_c, and knows the predicted class only, not y.
     z: (n, K).  h: not used.  Returns (n,), in nats.
     Raises ValueError unless z is (n, K) with K ≥ 3: one class alone has no entropy.
     Source: Pang et al. 2018, eq. (2).
     """
     _, rest = _ranked(z, classes=3)
-    return losses.entropy(rest)
+    return losses.entropy(rest - rest[:, :1])  # the same, with less to round
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ class KernelDensity:
             absent = predicted[~same.any(1)].unique().tolist()
             raise ValueError(f"expected kept features of every class, got none of {absent}")
         near = -(_squared_distances(h, self.features) / self.bandwidth**2).to(h.dtype)
-        return near.masked_fill(~same, -math.inf).logsumexp(1) - same.sum(1).log()
+        return near.masked_fill(~same, -math.inf).logsumexp(1) - same.sum(1).to(h.dtype).log()
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +174,7 @@ class LocalDimension:
         """z: not used.  h: (n, d).  Returns (n,), at least 0."""
         squared = _squared_distances(h, self.features).topk(self.neighbours, largest=False).values
         log_r = squared.clamp(min=torch.finfo(h.dtype).tiny).log() / 2  # the largest last
-        return (log_r[:, -1] - log_r.mean(1)).to(h.dtype)
+        return (log_r[:, -1:] - log_r).mean(1).to(h.dtype)
 
     def dimension(self, h: Tensor) -> Tensor:
         """1 over the score: the estimate itself, ∞ where all k neighbours are as far.  Returns (n,)."""
@@ -224,7 +225,7 @@ def threshold(scores: Tensor, false_alarms: float, level: float = 0.95) -> Thres
     n = len(scores)
     if not within(false_alarms, 0, 1) or not 1 <= (k := math.floor(false_alarms * (n + 1) + 1e-9)) <= n:
         raise ValueError(f"expected false_alarms from 1/{n + 1} to below 1, got {false_alarms!r}")
-    if not 0 < level < 1:
+    if not within(level, 0, 1) or level in (0, 1):
         raise ValueError(f"expected 0 < level < 1, got {level!r}")
     ends = ((1 - level) / 2, (1 + level) / 2)
     low, high = (float(betaincinv(k, n + 1 - k, end)) for end in ends)
@@ -253,7 +254,7 @@ def roc(ordinary: Tensor, attacked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     from sklearn.metrics import roc_curve
 
-    alarms, found, at = roc_curve(*_labelled(ordinary, attacked))
+    alarms, found, at = roc_curve(*_labelled(ordinary, attacked), drop_intermediate=False)
     return torch.tensor(alarms), torch.tensor(found), -torch.tensor(at, dtype=torch.float64)
 
 
@@ -331,7 +332,7 @@ def highest(
 
 
 def never_fooled(margins: Tensor, threshold: float) -> Tensor:
-    """Proof that no δ makes an answer wrong and accepted: every bound on z_y − z_j is above −t.
+    """Proof that no δ makes an answer wrong and accepted: every bound on z_y − z_j is above −max(t, 0).
 
     For the score `confidence`: where class j is accepted, z_j leads every other class by at least t,
     the label too. For t > 0 that is easier to prove than that the answer is right.
@@ -342,7 +343,7 @@ def never_fooled(margins: Tensor, threshold: float) -> Tensor:
     losses.worst_logits(margins)  # raises for what is no margins
     if not within(threshold, -LARGEST, LARGEST):
         raise ValueError(f"expected a finite threshold, got {threshold!r}")
-    return (margins > -threshold).all(1)
+    return (margins > -max(threshold, 0.0)).all(1)
 
 
 # ---- what an attack that knows the detector climbs: z, g = s − t, y → (n,) ----
@@ -372,7 +373,8 @@ def climb(loss: Loss, attack: Callable[..., Tensor] = attacks.pgd) -> Attack:
     """An attack on a `Rejecting` that climbs a loss of logits, excess g = s − t and label.
 
     Of its iterates it keeps, for each sample, the wrong answer with the highest score; before there is
-    one, the answer that is nearest to wrong.
+    one, the answer that is nearest to wrong. At threshold −∞ one wrong answer is as good as another, and
+    g has no slope.
     loss: (z, g, y) → (n,), such as `constrained`.
     attack: takes a `loss=`, asks for it right after the logits, and keeps all samples; such as
             `attacks.pgd` or a `functools.partial` of it.
@@ -381,69 +383,139 @@ def climb(loss: Loss, attack: Callable[..., Tensor] = attacks.pgd) -> Attack:
     """
 
     def evading(model: Rejecting, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
-        return _climb(model, x, y, ball, attack, lambda z, h, g: loss(z, g, y))
+        def own(z: Tensor, h: Tensor, g: Tensor) -> Tensor:
+            return loss(z, g, y.clone())  # autograd takes no tensor that was made in inference mode
+
+        return _climb(model, x, y, ball, attack, own)
 
     return evading
 
 
-def matching(images: Tensor, labels: Tensor, attack: Callable[..., Tensor] = attacks.pgd) -> Attack:
+def targeted(attack: Callable[..., Tensor] = attacks.pgd, targets: int = 9) -> Attack:
+    """An attack on a `Rejecting` that tries several wrong classes: reach t, then raise the score there.
+
+    For each class t in turn it climbs log p_t/(1 − p_t) until t is predicted, then g, and keeps the best
+    as `climb` does. `constrained` goes to the nearest class, where the score may have no way up.
+    attack: as for `climb`.  targets: how many classes, those with the largest logits at x.
+    Returns (model, x, y, ball) → δ like x.
+    Raises ValueError for targets < 1, for a model that is no `Rejecting`, and as the attack.
+    """
+    _check_targets(targets)
+
+    def evading(model: Rejecting, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        _check_rejecting(model)
+        with models.evaluating(model), torch.no_grad():
+            z = models.logits(model, x)
+        losses.margin(z, y)  # raises for labels that do not fit
+        ranked = z.scatter(1, y[:, None], -math.inf).argsort(1, descending=True)[:, :-1]
+        tried = [_reaching(goal) for goal in ranked[:, :targets].T]
+        return _best(model, x, y, ball, attack, tried)
+
+    return evading
+
+
+def matching(
+    images: Tensor, labels: Tensor, attack: Callable[..., Tensor] = attacks.pgd, targets: int = 9
+) -> Attack:
     """An attack on a `Rejecting` that gives x the features of a clean image of another class.
 
     For each wrong class in turn it climbs −‖h(x + δ) − h(x')‖², x' the image of that class that is
     nearest to x in features, and keeps the best as `climb` does. It reads no score: any function of
     the features thinks of x + δ what it thinks of x'.
-    images: (m, *shape), clean and accepted.  labels: (m,).  attack: as for `climb`.
+    images: (m, *shape), clean and accepted.  labels: (m,).
+    attack: as for `climb`.  targets: how many classes, those with the nearest images.
     Returns (model, x, y, ball) → δ like x.
-    Raises ValueError for other shapes, for a model that is no `Rejecting`, and as the attack.
+    Raises ValueError for other shapes, targets < 1, images of no class but x's own, for a model that is
+    no `Rejecting`, and as the attack.
     Source: Sabour et al. 2016; against detectors, Carlini & Wagner 2017 (ten detection methods).
     """
+    _check_targets(targets)
     check_tensors(images=images, labels=labels)
     if labels.dtype != torch.int64 or labels.ndim != 1 or len(images) != len(labels) or not len(labels):
         raise ValueError(f"expected as many images as labels, got {kind(images)} and {kind(labels)}")
 
     def evading(model: Rejecting, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         _check_rejecting(model)
+        check_tensors(x=x, y=y)
+        if images.shape[1:] != x.shape[1:] or images.dtype != x.dtype:
+            raise ValueError(f"expected images like x, {kind(x)}, got {kind(images)}")
         with models.evaluating(model), torch.no_grad():
-            own, kept = model.parts(x)[1], model.parts(images)[1]
-        apart, best, found = _squared_distances(own, kept), torch.full_like(own[:, 0], -math.inf), 0 * x
-        for goal in labels.unique().tolist():
-            nearest = apart.masked_fill(labels != goal, math.inf).argmin(1)
-            delta = _climb(model, x, y, ball, attack, _towards(kept[nearest]))
-            with models.evaluating(model), torch.no_grad():
-                z, _, s = model.parts(x + delta)
-            rank = _rank(z, s - model.threshold, y).masked_fill(y == goal, -math.inf)
-            better = rank > best
-            best = torch.where(better, rank, best)
-            found = torch.where(better.view(-1, *[1] * (x.ndim - 1)), delta, found)
-        return found
+            (z, own, _), kept = model.parts(x), model.parts(images)[1]
+        losses.margin(z, y)  # raises for labels that do not fit
+        apart = _squared_distances(own, kept).masked_fill(y[:, None] == labels, math.inf)
+        tried = []
+        for _ in range(min(targets, len(labels.unique()) - 1)):
+            near = apart.argmin(1)
+            tried.append(_towards(kept[near]))
+            apart = apart.masked_fill(labels == labels[near][:, None], math.inf)
+        if not tried:
+            raise ValueError(f"expected images of several classes, got {labels.unique().tolist()}")
+        return _best(model, x, y, ball, attack, tried)
 
     return evading
+
+
+def _reaching(goal: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def loss(z: Tensor, h: Tensor, g: Tensor) -> Tensor:
+        own = goal.clone()  # autograd takes no tensor that was made in inference mode
+        return torch.where(losses.correct(z, own), g, -losses.log_odds(z, own))
+
+    return loss
 
 
 def _towards(goals: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return lambda z, h, g: -(h - goals).square().sum(1)
 
 
+def _best(model, x, y, ball, attack, tried) -> Tensor:
+    """Of the attacks on several losses (z, h, g) → (n,), what comes furthest for each sample."""
+    found, best = torch.zeros_like(x), x.new_full((len(x),), -math.inf)
+    for loss in tried:
+        delta = _climb(model, x, y, ball, attack, loss)
+        with models.evaluating(model), torch.no_grad():
+            z, _, s = model.parts(x + delta)
+        rank = _rank(z, _excess(s, model.threshold), y)
+        better = rank > best
+        best = torch.where(better, rank, best)
+        found = torch.where(better.view(-1, *[1] * (x.ndim - 1)), delta, found)
+    return found
+
+
 def _climb(model, x, y, ball, attack, loss) -> Tensor:
     """The attack on two classes, of which the second wins where the model is fooled."""
     _check_rejecting(model)
+    check_tensors(x=x, y=y)
     last: list[Tensor] = []  # logits, features and excess where the attack has just been
 
     def asked(v: Tensor) -> Tensor:
         z, h, s = model.parts(v)
-        last[:] = [z, h, (s - model.threshold).clamp(max=torch.finfo(s.dtype).max)]
-        rank = _rank(z, last[2], y) / 2
+        last[:] = [z, h, _excess(s, model.threshold)]
+        with torch.no_grad():  # what is climbed is the loss
+            rank = _rank(z, last[2], y) / 2
         return torch.stack([-rank, rank], 1)
 
     with models.evaluating(model):
         return attack(asked, x, 0 * y, ball, loss=lambda *_: loss(*last))
 
 
+def _excess(s: Tensor, threshold: float) -> Tensor:
+    """s − t, but finite, as t may be ±∞."""
+    far = _far(s)
+    return (s - threshold).clamp(-far, far)
+
+
 def _rank(z: Tensor, g: Tensor, y: Tensor) -> Tensor:
-    """How far an attack has come: in [0, 1] where fooled, [−1, 0) where only wrong, (−2, −1) before."""
-    lead = losses.margin_loss(z, y)
-    accepted = torch.where(g >= 0, 1 - 1 / (1 + g.clamp(min=0)), 1 / (1 - g.clamp(max=0)) - 1)
-    return torch.where(lead >= 0, accepted, 1 / (1 - lead.clamp(max=0)) - 2)
+    """How far an attack has come: g where the answer is wrong, and below any g where it is right.
+
+    No function of g that has ends: in float32 it would not tell −10⁶ from −10⁶ + 1.
+    """
+    lead, far = losses.margin_loss(z, y), _far(g)
+    return torch.where(lead >= 0, g, far * (1 / (1 - lead.clamp(max=0)) - 3))
+
+
+def _far(like: Tensor) -> float:
+    """More than any score that is meant, and little enough to be taken three times."""
+    return min(1e30, torch.finfo(like.dtype).max / 8)
 
 
 def _when_wrong(model: Rejecting, x: Tensor, y: Tensor) -> Tensor:
@@ -495,6 +567,11 @@ def _labelled(ordinary: Tensor, attacked: Tensor) -> tuple[list[int], list[float
     _check_scores(ordinary)
     _check_scores(attacked)
     return [0] * len(ordinary) + [1] * len(attacked), (-torch.cat([ordinary, attacked])).tolist()
+
+
+def _check_targets(targets: int) -> None:
+    if not isinstance(targets, int) or targets < 1:
+        raise ValueError(f"expected targets ≥ 1, got {targets!r}")
 
 
 def _check_rejecting(model: object) -> None:

@@ -15,6 +15,7 @@ from adv_lib import (
     conjugates,
     danskin,
     dent,
+    detection,
     diagnostics,
     ensembles,
     evaluation,
@@ -54,6 +55,11 @@ class Still(torch.nn.Module):
 
     def unrolled(self):
         return self
+
+
+def rejecting(model):
+    """A classifier that refuses where this model is not sure."""
+    return detection.Rejecting(torch.nn.Sequential(Still(model), torch.nn.Identity()), threshold=0.1)
 
 
 def fitted(model, x, y):
@@ -145,6 +151,18 @@ ASKED = {  # what is about any model
     "adaptive.gmsa": lambda model, x, y, ball: adaptive.gmsa(few, 2)(Still(model), x, y, ball),
     "dent.Dent": lambda model, x: dent.Dent(model, steps=2)(x),
     "dent.Dent sample": lambda model, x: dent.Dent(model, steps=2, scope="sample")(x),
+    "detection.highest": lambda model, x, y, ball: detection.highest(
+        rejecting(model), x, y, ball, [few, detection.climb(detection.weakest, few)]
+    ),
+    "detection.climb": lambda model, x, y, ball: detection.climb(detection.constrained, few)(
+        rejecting(model), x, y, ball
+    ),
+    "detection.targeted": lambda model, x, y, ball: detection.targeted(few)(
+        rejecting(model), x, y, ball
+    ),
+    "detection.matching": lambda model, x, y, ball: detection.matching(W, torch.arange(3), few)(
+        rejecting(model), x, y, ball
+    ),
     "ensembles.transfer": lambda model, x, y, ball: ensembles.transfer([model] * 2, x, y, ball, few),
     "models.logits": models.logits,
 }

@@ -128,6 +128,7 @@ def test_the_package_lists_its_modules_as_the_page_groups_them():
     page = (api.ROOT / "book/api.md").read_text("utf-8")
     groups = re.findall(r"^## (?!#)(.+)\n((?:.|\n)*?)(?=^## |\Z)", page, re.MULTILINE)
     listed = [(name.lower(), ", ".join(api.HEADING.findall(text))) for name, text in groups]
-    plain = [tuple(re.split(r"  +", line.strip(), maxsplit=1)) for line in adv_lib.__doc__.splitlines()]
+    lines = re.sub(r",\n +", ", ", adv_lib.__doc__).splitlines()  # a long list goes on below
+    plain = [tuple(re.split(r"  +", line.strip(), maxsplit=1)) for line in lines]
     assert len(listed) > 4
     assert [pair for pair in plain if pair in listed] == listed

@@ -27,6 +27,7 @@ from adv_lib import (
     danskin,
     data,
     dent,
+    detection,
     diagnostics,
     dual,
     ensembles,
@@ -967,6 +968,174 @@ def of_ensembles():
     yield name, lambda: margins([models.mlp([2, 3])], x, labels + 1, cube), "labels 3"
 
 
+def of_detection():
+    """Logits, features, scores, thresholds and attacks that no detector takes."""
+    g = torch.Generator().manual_seed(2)
+    z, h = torch.rand(4, 3, generator=g), torch.rand(4, 5, generator=g)
+    s = torch.rand(9, generator=g)
+    takers = {
+        "confidence": detection.confidence,
+        "non_maximal_entropy": detection.non_maximal_entropy,
+        "KernelDensity": lambda z: detection.KernelDensity(h, labels, 1.0)(z, h),
+        "reverse_cross_entropy": lambda z: detection.reverse_cross_entropy(z, labels),
+        "constrained": lambda z: detection.constrained(z, z[:, 0], labels),
+        "weakest": lambda z: detection.weakest(z, z[:, 0], labels),
+        "penalised": lambda z: detection.penalised(1.0)(z, z[:, 0], labels),
+    }
+    for taker, call in takers.items():
+        name, least = f"detection.{taker}", 3 if taker == "non_maximal_entropy" else 2
+        yield name, lambda c=call: c(z[:, 0, None]), f"logits (n, K) K ≥ {least} (4, 1)"
+        yield name, lambda c=call: c((9 * z).long()), f"logits (n, K) K ≥ {least} int64"
+        if taker in ("confidence", "non_maximal_entropy"):
+            yield name, lambda c=call: c(z[0]), "logits (n, K) (3,)"
+        if taker not in ("constrained", "weakest", "penalised"):
+            yield name, lambda c=call: c(z.numpy()), "z tensor ndarray"
+    yield (
+        "detection.non_maximal_entropy",
+        lambda: detection.non_maximal_entropy(z[:, :2]),
+        "K ≥ 3 (4, 2)",
+    )
+    losses_ = {
+        "reverse_cross_entropy": detection.reverse_cross_entropy,
+        "constrained": lambda z, y: detection.constrained(z, z[:, 0], y),
+        "weakest": lambda z, y: detection.weakest(z, z[:, 0], y),
+        "penalised": lambda z, y: detection.penalised(1.0)(z, z[:, 0], y),
+    }
+    for taker, call in losses_.items():
+        name = f"detection.{taker}"
+        yield name, lambda c=call: c(z, labels + 1), "labels from 0 to 2 1 to 3"
+        yield name, lambda c=call: c(z, labels[:3]), "labels (4,) (3,)"
+        yield name, lambda c=call: c(z, labels.float()), "int64 labels float32"
+        yield name, lambda c=call: c(z, labels.tolist()), "y tensor list"
+
+    name = "detection.reversed_logits"
+    for other in (nn.Sequential(), nn.Sequential(net, nn.ReLU()), nn.Linear(2, 3), None, lambda v: v):
+        yield name, partial(detection.reversed_logits, other), "nn.Sequential ends with a Linear got"
+    name, bound = "detection.reversal_bounds", detection.reversal_bounds
+    for classes in (1, 0, 2.5, "3", None):
+        yield name, partial(bound, 0.01, classes), f"classes ≥ 2 {classes!r}"
+    for alpha in (-0.1, 0.5, 1, NAN, INF, "0.1", None):
+        yield name, partial(bound, alpha, 3), f"0 ≤ alpha < 1/2 {alpha!r}"
+
+    name, dense = "detection.KernelDensity", detection.KernelDensity
+    for wrong in (labels[:3], labels[:, None], labels.float(), labels.int()):
+        yield name, lambda y=wrong: dense(h, y, 1.0), f"labels (4,) int64 {wrong.dtype}"
+    yield name, lambda: dense(h, labels.tolist(), 1.0), "labels tensor list"
+    for bandwidth in (0, -1.0, NAN, INF, "1", None):
+        yield name, lambda b=bandwidth: dense(h, labels, b), f"bandwidth > 0 {bandwidth!r}"
+    absent = dense(h, 0 * labels, 1.0)
+    yield name, lambda: absent(-torch.eye(3), h[:3]), "features of every class got none of [1]"
+    name, local = "detection.LocalDimension", detection.LocalDimension
+    for k in (0, 1, 5, 2.0, "2", None):
+        yield name, lambda k=k: local(h, k), f"neighbours from 2 to 4 {k!r}"
+    builders = {
+        "KernelDensity": lambda h: dense(h, labels, 1.0),
+        "LocalDimension": lambda h: local(h, 2),
+    }
+    for builder, build in builders.items():
+        name, score = f"detection.{builder}", build(h)
+        yield name, lambda f=build: f(h.tolist()), "features tensor list"
+        for wrong in (h[0], h[:0], h[None], (9 * h).long()):
+            words = f"features (m, d) at least one {wrong.dtype} {tuple(wrong.shape)}"
+            yield name, lambda f=build, w=wrong: f(w), words
+        for value in (NAN, INF):
+            yield name, lambda f=build, v=value: f(with_entry(h, v)), "finite features NaN infinity"
+        for wrong in (h[:, :3], h[0], h.long()):
+            words = f"features (n, 5) {wrong.dtype} {tuple(wrong.shape)}"
+            yield name, lambda f=score, w=wrong: f(z, w), words
+        yield name, lambda f=score: f(z, h.numpy()), "h tensor ndarray"
+    name, both = "detection.two_sided", detection.two_sided
+    for ends in ((1, 1), (2, 1), (NAN, 1), (0, NAN), ("0", 1), (None, 1)):
+        yield name, partial(both, detection.confidence, *ends), f"low < high {ends[0]!r} {ends[1]!r}"
+
+    name, at = "detection.threshold", detection.threshold
+    for rate in (0, 0.09, 1, 1.5, -0.1, NAN, "0.5", None):
+        yield name, partial(at, s, rate), f"false_alarms from 1/10 to below 1 {rate!r}"
+    for level in (0, 1, 95, NAN, "0.95", None):
+        yield name, partial(at, s, 0.5, level), f"0 < level < 1 {level!r}"
+    pairs = {
+        "threshold": [lambda t: at(t, 0.5)],
+        "auc": [lambda t: detection.auc(t, s), lambda t: detection.auc(s, t)],
+        "roc": [lambda t: detection.roc(t, s), lambda t: detection.roc(s, t)],
+    }
+    for taker, calls in pairs.items():
+        name = f"detection.{taker}"
+        for call in calls:
+            yield name, lambda c=call: c(s.tolist()), "scores tensor list"
+            for wrong in (s[:0], s[None], s[0], labels):
+                words = f"scores (n,) at least one {wrong.dtype} {tuple(wrong.shape)}"
+                yield name, lambda c=call, w=wrong: c(w), words
+            for value in (NAN, INF, -INF):
+                yield name, lambda c=call, v=value: c(with_entry(s, v)), "finite scores NaN infinity"
+
+    name, make = "detection.Rejecting", detection.Rejecting
+    for other in (nn.Sequential(), nn.Sequential(nn.Linear(2, 3)), nn.Linear(2, 3), None, lambda v: v):
+        yield name, partial(make, other), "nn.Sequential of two layers or more got"
+    for score, value in (
+        (None, 0.0),
+        (0.5, 0.0),
+        (detection.confidence, NAN),
+        (detection.confidence, "0"),
+    ):
+        yield name, partial(make, net, score, value), f"a score and a threshold {value!r}"
+    for wrong in (lambda z, h: z, lambda z, h: z.mean(), lambda z, h: None, lambda z, h: z[:2, 0]):
+        yield name, lambda f=wrong: make(net, f).accepts(x), "a score (4,) one a sample got"
+    refusing = make(net, threshold=0.1)
+    for method in ("judged", "fooled"):
+        yield name, lambda m=method: getattr(refusing, m)(x, labels + 1), "labels from 0 to 2 1 to 3"
+        yield name, lambda m=method: getattr(refusing, m)(x.tolist(), labels), "x tensor list"
+    yield name, lambda: refusing.accepts(x.numpy()), "x tensor ndarray"
+
+    few = partial(attacks.pgd, steps=1)
+    knowing = {
+        "highest": lambda *given: detection.highest(*given, [few]),
+        "climb": detection.climb(detection.constrained, few),
+        "targeted": detection.targeted(few),
+        "matching": detection.matching(x, labels, few),
+    }
+    for taker, call in knowing.items():
+        name = f"detection.{taker}"
+        for other in (net, None, lambda v: v @ W.T):
+            yield name, lambda c=call, m=other: c(m, x, labels, cube), "a Rejecting got"
+        yield name, lambda c=call: c(refusing, x.numpy(), labels, cube), "x tensor ndarray"
+        yield name, lambda c=call: c(refusing, x, None, cube), "y tensor NoneType"
+        yield name, lambda c=call: c(refusing, x, labels[:3], cube), "labels (3,)"
+        yield name, lambda c=call: c(refusing, x, labels + 1, cube), "labels from 0 to 2 3"
+        yield name, lambda c=call: c(refusing, x, labels, 0.1), "Ball 0.1"
+        yield name, lambda c=call: c(refusing, x + 1, labels, cube), "x must lie in the box"
+    name, highest = "detection.highest", partial(detection.highest, refusing, x, labels, cube)
+    for wrong in (lambda *_: None, lambda *_: x[:, :1]):
+        yield name, lambda a=wrong: highest([a]), "return δ (4, 2)"
+    yield name, lambda: highest([lambda m, x, y, ball: 0.2 + 0 * x]), "δ in samples outside"
+    mean = detection.climb(lambda z, g, y: g.mean(), few)
+    yield "detection.climb", lambda: mean(refusing, x, labels, cube), "a loss (4,) one a sample ()"
+    for weight in (-0.1, NAN, INF, "1", None):
+        yield "detection.penalised", partial(detection.penalised, weight), f"weight ≥ 0 {weight!r}"
+    name, match = "detection.matching", detection.matching
+    yield name, lambda: match(x.tolist(), labels), "images tensor list"
+    yield name, lambda: match(x, labels.tolist()), "labels tensor list"
+    for images, own in ((x, labels[:3]), (x[:3], labels), (x[:0], labels[:0]), (x, labels.float())):
+        yield name, partial(match, images, own), "as many images as labels"
+    yield name, partial(match, x, labels[:, None]), "as many images as labels (4, 1)"
+    for images in (x[:, :1], x.double()):
+        other = match(images, labels, few)
+        yield name, lambda a=other: a(refusing, x, labels, cube), "images like x float32 (4, 2)"
+    alike = match(x, 0 * labels, few)
+    yield name, lambda: alike(refusing, x, labels, cube), "images of several classes [0]"
+    for targets in (0, -1, 1.5, "2", None):
+        yield name, partial(match, x, labels, few, targets), f"targets ≥ 1 {targets!r}"
+        yield "detection.targeted", partial(detection.targeted, few, targets), f"targets ≥ 1 {targets!r}"
+
+    name, proved = "detection.never_fooled", detection.never_fooled
+    led = torch.tensor([[INF, 1.0, 2.0], [-1.0, INF, 0.5]])
+    yield name, lambda: proved(led[0], 0.5), "margins (n, K) one +∞ (3,)"
+    yield name, lambda: proved(torch.ones(2, 2), 0.5), "one +∞ each row"
+    yield name, lambda: proved(torch.full((2, 2), INF), 0.5), "one +∞ each row"
+    yield name, lambda: proved(led.tolist(), 0.5), "margins tensor list"
+    for t in (INF, -INF, NAN, "0.5", None):
+        yield name, partial(proved, led, t), f"a finite threshold {t!r}"
+
+
 def of_dent():
     """Logits, widths and choices that no defense at test time takes."""
     z, image, width = torch.rand(4, 3), torch.rand(4, 1, 2, 3), torch.tensor(1.0)
@@ -1566,6 +1735,7 @@ def table():
     yield from of_ddd()
     yield from of_the_geometry()
     yield from of_ensembles()
+    yield from of_detection()
     yield from of_dent()
     yield from of_adaptive_attacks()
     yield from of_stacks()
@@ -1677,6 +1847,7 @@ HARMLESS = {
     "branching.search",  # calls what others made
     "data.Data",
     "data.folder",
+    "detection.Threshold",  # holds what `threshold` found
     "dual.Lines",
     "dual.bound",  # these get pieces, lines and regions that others checked
     "dual.in_parts",

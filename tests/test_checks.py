@@ -14,7 +14,18 @@ import torch
 from strategies import seeded
 from torch import nn
 
-from adv_lib import adaptive, attacks, checks, data, ensembles, losses, mahalanobis, models, training
+from adv_lib import (
+    adaptive,
+    attacks,
+    checks,
+    data,
+    detection,
+    ensembles,
+    losses,
+    mahalanobis,
+    models,
+    training,
+)
 from adv_lib.checks import (
     FAILS,
     NOT_ATTEMPTED,
@@ -28,6 +39,7 @@ from adv_lib.checks import (
     progress,
 )
 from adv_lib.checks import dent as dent_checks
+from adv_lib.checks import detection as detection_checks
 from adv_lib.checks import ensembles as ensemble_checks
 from adv_lib.checks import geometry as geometry_checks
 from adv_lib.checks import recipe as recipe_checks
@@ -828,6 +840,144 @@ OPEN["ensembles.diverse"] = (
 )
 
 
+def by_ranks(ordinary, attacked):
+    _, at, times = torch.unique(torch.cat([ordinary, attacked]), return_inverse=True, return_counts=True)
+    ranks = (times.cumsum(0) - (times - 1) / 2)[at][: len(ordinary)]
+    n, m = len(ordinary), len(attacked)
+    return (ranks.sum() - n * (n + 1) / 2) / (n * m)
+
+
+def in_their_order(ordinary, attacked):
+    """Ranks of which no two are alike: the clean scores come first where they tie."""
+    ranks = torch.cat([ordinary, attacked]).argsort(stable=True).argsort() + 1
+    n, m = len(ordinary), len(attacked)
+    return (ranks[:n].sum() - n * (n + 1) / 2) / (n * m)
+
+
+def exponents(h, kept, sigma):
+    return -(h[:, None] - kept).square().sum(2) / sigma**2
+
+
+def of_the_others(z, y):
+    """Which classes are not y, (n, K)."""
+    return torch.ones_like(z).scatter(1, y[:, None], 0)
+
+
+OPEN["detection.auc_ranks"] = (
+    [
+        detection.auc,
+        by_ranks,
+        lambda a, b: by_ranks(a, b).item(),
+        lambda a, b: (a[:, None] > b).double().mean() + (a[:, None] == b).double().mean() / 2,
+    ],
+    [
+        (3, "expected a function"),
+        (lambda a, b: a, "expected a single number, got a tensor of shape (3,)"),
+        (in_their_order, "Ties count 0 with you"),
+        (lambda a, b: 1 - detection.auc(a, b), "The wrong way round"),
+        (lambda a, b: detection.auc(-a, -b), "The wrong way round"),
+        (lambda a, b: 0.5, "Try this case by hand"),
+    ],
+)
+OPEN["detection.kernel_density"] = (
+    [
+        lambda h, kept, sigma: exponents(h, kept, sigma).logsumexp(1) - math.log(len(kept)),
+        lambda h, kept, sigma: (
+            exponents(h.double(), kept.double(), sigma) - math.log(len(kept))
+        ).logsumexp(1),
+        lambda h, kept, sigma: detection.KernelDensity(kept, torch.zeros(len(kept)).long(), sigma)(
+            torch.tensor([[1.0, 0.0]]).expand(len(h), -1), h
+        ),
+    ],
+    [
+        (3, "expected a function"),
+        (exponents, "expected a tensor of shape (2,), got a tensor of shape (2, 3)"),
+        (lambda h, kept, sigma: exponents(h, kept, sigma).exp().mean(1).log(), "Stay in logarithms"),
+        (lambda h, kept, s: exponents(h.double(), kept, s).exp().mean(1).log(), "Stay in logarithms"),
+        (lambda h, kept, s: (exponents(h, kept, s).exp().mean(1) + 1e-30).log(), "is a floor"),
+        (lambda h, kept, s: exponents(h, kept, s).exp().sum(1).log(), "take off log m"),
+        (lambda h, kept, s: exponents(h, kept, s**0.5).exp().mean(1).log(), "divided by σ. It is σ²"),
+        (lambda h, kept, s: -detection_checks._density(h, kept, s), "Try this case by hand"),
+    ],
+)
+OPEN["detection.rce"] = (
+    [
+        lambda z, y: (
+            -(torch.log_softmax(z, 1) * of_the_others(z, y)).sum(1) / (z.shape[1] - 1)
+        ).double(),
+        lambda z, y: -torch.log_softmax(z, 1)[of_the_others(z, y) > 0].view(len(z), -1).mean(1),
+    ],
+    [
+        (3, "expected a function"),
+        (
+            lambda z, y: losses.cross_entropy(z, y).mean(),
+            "expected a tensor of shape (1,), got a single",
+        ),
+        (
+            lambda z, y: -z.softmax(1).log()[of_the_others(z, y) > 0].view(len(z), -1).mean(1),
+            "`torch.log_softmax` takes no probability",
+        ),
+        (
+            lambda z, y: -(z.softmax(1) + 1e-30).log()[of_the_others(z, y) > 0].view(len(z), -1).mean(1),
+            "is a floor",
+        ),
+        (lambda z, y: -torch.log_softmax(z, 1).sum(1), "Yours pulls p_y up, too. The factor"),
+        (lambda z, y: 2 * detection.reverse_cross_entropy(z, y), "Try this case by hand"),
+    ],
+)
+
+
+def where_right(first, then):
+    """A loss of two: one where the answer is right, another where it is wrong."""
+    return lambda z, g, y: torch.where(losses.correct(z, y), first(z, g, y), then(z, g, y))
+
+
+def odds(z, g, y):
+    return losses.log_odds(z, y)
+
+
+def excess(z, g, y):
+    return g
+
+
+OPEN["detection.bypass"] = (
+    [
+        detection.constrained,
+        lambda z, g, y: detection.constrained(z, g, y).double(),
+        where_right(lambda z, g, y: losses.margin_loss(z, y), excess),
+        where_right(lambda z, g, y: losses.cross_entropy(z, y), excess),
+        where_right(odds, lambda z, g, y: odds(z, g, y) + g),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda z, g, y: None, "needs a return"),
+        (lambda z, g, y: z, "a tensor (400,), got (400, 10)."),
+        (lambda z, g, y: g.mean(), "Take no mean over the batch"),
+        (lambda z, g, y: (z.argmax(1) != y).float(), "no gradient in z or g"),
+        (lambda z, g, y: (g > 0).float(), "no gradient in z or g"),
+        (lambda z, g, y: 0 * g, "Your loss is flat"),
+        (lambda z, g, y: g / 0, "NaN or infinite"),
+        (lambda z, g, y: (1000 * g).exp(), "NaN or infinite"),
+        (odds, "of 200 answers 1"),
+        (odds, "your loss does not see g"),
+        (lambda z, g, y: losses.margin_loss(z, y), "your loss does not see g"),
+        (lambda z, g, y: losses.cross_entropy(z, y), "your loss does not see g"),
+        (where_right(odds, lambda z, g, y: 0 * g), "your loss does not see g"),
+        (excess, "Right and accepted fools nobody"),
+        (lambda z, g, y: g.clamp(max=0) + 0.1 * g, "Right and accepted fools nobody"),
+        (where_right(excess, odds), "The other way round"),
+        (lambda z, g, y: odds(z, g, y) + g, "First wrong, then ordinary"),
+        (lambda z, g, y: losses.margin_loss(z, y) + 10 * g, "First wrong, then ordinary"),
+        (lambda z, g, y: -g, "Your loss falls with g"),
+        (lambda z, g, y: odds(z, g, y) - g, "Your loss falls with g"),
+        (where_right(odds, lambda z, g, y: -g), "Your loss falls with g"),
+        (lambda z, g, y: g - odds(z, g, y), "Your loss rises with z_y"),
+        (detection.penalised(0.01), "you still pull at the logits"),
+        (where_right(lambda z, g, y: z[:, 0], excess), "Does it turn the answer"),
+    ],
+)
+
+
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 code = {name: e for name, e in EXERCISES.items() if isinstance(e, Code)}
 each_code = pytest.mark.parametrize("exercise", code.values(), ids=code)
@@ -1201,6 +1351,55 @@ def test_a_proof_for_the_whole_is_one_where_a_member_has_none():
     m = ensemble_checks.certificate.cases[1][0]
     assert bool((m < 0).any())
     assert bool((ensemble_checks._bound(m) > 0).all())
+
+
+def test_what_the_exercises_on_detection_call_right_is_what_the_library_says():
+    near = partial(pytest.approx, rel=1e-6, abs=1e-9)
+    c, generator = detection_checks, seeded(0)
+    for size in (2, 5, 1000):
+        scores = torch.randint(0, size, (60,), generator=generator).float()
+        assert float(c._auc(scores[:40], scores[40:])) == near(detection.auc(scores[:40], scores[40:]))
+    p = torch.tensor(c.OPINIONS, dtype=torch.float64)
+    said = [*detection.non_maximal_entropy(p.clamp(min=1e-300).log()).tolist()]
+    said += detection.non_maximal_entropy(torch.tensor([c.LOGITS])).tolist()
+    assert said == near(list(c.nonme_hand.expected))
+    assert p.sum(1).tolist() == near([1.0] * 4)
+
+
+def test_the_exercise_on_alarms_counts_what_a_day_brings():
+    found, false = 0.95 * 10, 0.05 * 9990
+    said = detection_checks.base_rate.expected
+    assert (found / (found + false), false) == pytest.approx((said.attacks, said.false))
+    assert found == pytest.approx(said.half * 9990)
+
+
+def test_the_table_of_the_exercise_has_curves_at_both_bounds_and_none_beyond():
+    f, said = 0.05, detection_checks.detector_table.expected
+
+    def area(*corners):
+        at, height = torch.tensor(corners, dtype=torch.float64).T
+        return float(torch.trapezoid(height, at))
+
+    assert area((0, said.least), (f, said.least), (f, 1), (1, 1)) == pytest.approx(0.97)
+    assert area((0, 0), (f, 0), (f, said.most), (1, said.most)) == pytest.approx(0.76)
+    wrong, through = (800, 900, 1000, 1000), []
+    for made, found in zip(wrong, (820 - 200, 765, 970, 20), strict=True):
+        through.append((made - found) / 1000)
+    assert said.found == pytest.approx((820 - 200) / 800)
+    assert (through[1], 1 - max(through)) == pytest.approx((said.through, said.left))
+    s = torch.rand(50, generator=seeded(1)), torch.rand(50, generator=seeded(2))
+    assert detection.auc(*s) + detection.auc(-s[0], -s[1]) == pytest.approx(1.0)
+
+
+def test_the_detector_notices_who_does_not_hide_and_nobody_else():
+    c, state = detection_checks, torch.get_rng_state()
+    assert len(c._judged()[1]) == c.JUDGED
+    wrong, passed = c._fooled(odds)
+    assert wrong >= 165
+    assert passed <= 135
+    assert c._fooled(detection.constrained)[1] >= 155
+    assert c._fooled(lambda z, g, y: odds(z, g, y) + g)[1] <= 40
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_verdict_is_one_accessible_line_of_html():

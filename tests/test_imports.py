@@ -41,6 +41,7 @@ ORDER += [
     "training",
     "recipe",
     "dent",
+    "detection",
 ]
 ORDER += [
     "evaluation",

@@ -25,7 +25,10 @@ EXEMPT = {
     "attacks.pgd(generator=)": OTHER_DRAWS,
     "diagnostics.masking(generator=)": OTHER_DRAWS,
     "diagnostics.cross_section(generator=)": OTHER_DRAWS,
-    "suite.autoattack(targets=)": "nine are the standard, and few of a thousand classes",
+    **{
+        f"{function}(targets=)": "nine are the standard, and few of a thousand classes"
+        for function in ("suite.autoattack", "detection.targeted", "detection.matching")
+    },
     **{f"attacks.apgd({option}=)": ONE_SIGNATURE for option in ("callback", "restarts")},
     **{f"attacks.bim({option}=)": ONE_SIGNATURE for option in ("loss", "steps", "targets")},
     **{f"attacks.{a}(targets=)": ONE_SIGNATURE for a in ("ilcm", "jsma", "rays", "spsa", "square")},
@@ -35,11 +38,14 @@ EXEMPT = {
     "attacks.spsa(generator=)": OTHER_DRAWS,
     "attacks.fab(generator=)": OTHER_DRAWS,
     **{f"attacks.{name}(targets=)": ONE_SIGNATURE for name in ("cw", "ddn", "deepfool", "fab")},
-    "attacks.cw(confidence=)": "C&W-hc, for the chapter on detection",
     "adaptive.bpda(stand_in=)": "what the method asks of who attacks another defense; dent needs none",
     "adaptive.gmsa(worst=)": "the second of the two losses in the paper",
     "bounds.robust_loss(loss=)": "the theorem holds for every loss with two properties, not for one",
     "danskin.directional_derivative(tolerance=)": "what is a tie depends on the units of the loss",
+    **{
+        f"detection.{score}(h=)": "a score takes logits and features, whichever of them it reads"
+        for score in ("confidence", "non_maximal_entropy")
+    },
     "ensembles.margins(method=)": "as `bounds.margins`, whose methods cost as much as they prove",
     "evaluation.robust_accuracy_curve(batch_size=)": "what fits into memory",
     **dict.fromkeys(

@@ -23,6 +23,7 @@ from adv_lib import (
     danskin,
     data,
     dent,
+    detection,
     diagnostics,
     dual,
     ensembles,
@@ -56,6 +57,16 @@ norms = models.mlp([4, 5, 3], norm=True)
 pair = [models.mlp([4, 5, 3], norm=True), models.mlp([4, 5, 3], seeded(1), norm=True)]
 ensemble, plain_pair = ensembles.Ensemble(pair), [net, models.mlp([4, 5, 3], seeded(1))]
 all_logits = torch.randn(6, 2, 3, generator=g)
+kept, kept_labels = torch.randn(8, 5, generator=g), torch.arange(8) % 3
+densities, dimensions = (
+    detection.KernelDensity(kept, kept_labels, 1.5),
+    detection.LocalDimension(kept, 4),
+)
+refusing = {
+    "confidence": detection.Rejecting(norms, threshold=0.2),
+    "density": detection.Rejecting(norms, densities, -3.0),
+    "dimension": detection.Rejecting(norms, detection.two_sided(dimensions, 0.1, 2.0)),
+}
 pieces, towards = affine.affine_pieces(net, (4,)), torch.randn(6, 2, 3, generator=g)
 
 
@@ -175,6 +186,46 @@ CALLS = {
         torch.stack([bounds.margins(each, x, labels, cube) for each in plain_pair])
     ),
     "margins of an ensemble": lambda: ensembles.margins(plain_pair, x, labels, cube),
+    "reverse cross-entropy": lambda: detection.reverse_cross_entropy(x[:, :3], labels),
+    "reversed": lambda: detection.reversed_logits(net)(x).detach(),
+    "reversal bounds": lambda: detection.reversal_bounds(0.01, 10),
+    "scores": lambda: [
+        score(x[:, :3], x[:, [0, 1, 2, 3, 0]])
+        for score in (
+            detection.confidence,
+            detection.non_maximal_entropy,
+            densities,
+            dimensions,
+            detection.two_sided(dimensions, 0.1, 2.0),
+            lambda z, h: dimensions.dimension(h),
+        )
+    ],
+    "threshold": lambda: detection.threshold(eps, 0.2),
+    "AUC and ROC": lambda: [detection.auc(eps, x[:, 0]), detection.roc(eps, x[:, 0])],
+    **{
+        f"rejecting by {name}": lambda model=model: [
+            [part.detach() for part in (model.eval()(x), *model.parts(x))],
+            model.train().judged(x, labels),
+            model.accepts(x),
+            model.fooled(x, labels),
+        ]
+        for name, model in refusing.items()
+    },
+    **{
+        f"{name} against {score}": lambda attack=attack, model=model: [
+            attack(model, x, labels, cube),
+            detection.highest(model, x, labels, cube, [attack]),
+        ]
+        for score, model in refusing.items()
+        for name, attack in {
+            "constrained": detection.climb(detection.constrained, partial(attacks.pgd, steps=3)),
+            "weakest": detection.climb(detection.weakest, partial(attacks.apgd, steps=3, restarts=2)),
+            "penalised": detection.climb(detection.penalised(2.0), partial(attacks.pgd, steps=3)),
+            "targeted": detection.targeted(partial(attacks.pgd, steps=2), 2),
+            "matching": detection.matching(x, labels, partial(attacks.pgd, steps=2)),
+        }.items()
+    },
+    "never fooled": lambda: detection.never_fooled(bounds.margins(net, x, labels, cube), 0.5),
     "information": lambda: losses.information(x[:, :3]),
     "smooth": lambda: dent.blur(image, eps),
     "worst_logits": lambda: losses.worst_logits(bounds.margins(net, x, labels, cube)),
@@ -334,9 +385,9 @@ def same(a, b):
 def test_a_call_changes_nothing_warns_of_nothing_and_answers_the_same_with_and_without_gradients(call):
     """A warning on stderr fails the build of the book."""
     given = [x, y, w, b, W, B, labels, eps, targets, image, towards, start, *slopes, *net.parameters()]
-    watched = (net, norms, ensemble, *pair, *plain_pair)
+    watched = (net, norms, ensemble, *pair, *plain_pair, *refusing.values())
     given += [t for model in watched[1:] for t in model.state_dict().values()] + [all_logits]
-    given += [end for layer in plain for end in layer]
+    given += [end for layer in plain for end in layer] + [kept, kept_labels]
     before, state = [t.clone() for t in given], generators()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
