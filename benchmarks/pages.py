@@ -27,7 +27,16 @@ PARTS = {
         "weight",
         "colab",
     ),
-    "reproduce": ("linear", "mnist", "training", "certified", "chapters", "recipe", "geometry"),
+    "reproduce": (
+        "linear",
+        "mnist",
+        "training",
+        "certified",
+        "chapters",
+        "recipe",
+        "geometry",
+        "detection",
+    ),
 }
 ELSEWHERE = {"weight": "make weigh", "colab": "make test-colab"}  # parts that another command makes
 PAGES = {"bench": BOOK / "benchmarks.md", "reproduce": BOOK / "reproduced.md"}
