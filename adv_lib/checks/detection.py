@@ -59,7 +59,7 @@ auc_ranks = Code(
         (torch.tensor([5.0, 1.0, 2.0, 1.0, 5.0]), torch.tensor([1.0, 5.0, 1.0])),
     ],
     mistakes=_RANKED | {s: lambda a, b, wrong=wrong: wrong(b, a) for s, wrong in _TURNED.items()},
-    praise="all pairs were counted, and none was looked at.",
+    praise="all pairs were counted.",
 )
 
 # ---- what an alarm means ----
@@ -89,8 +89,10 @@ base_rate = Numbers(
         "You divided by 0.05. An alarm has the share 0.95 · 0.001 + 0.05 · 0.999.": _Alarms(0.019),
         "That is the share of alarms that are false.": _Alarms(1 - _Alarms().attacks),
         "A share is a number between 0 and 1, not in percent.": _Alarms(1900 / 1018),
-        "Right, but rounded: give five digits of the first, or a fraction.": _Alarms(0.01866),
-        "Right, but rounded too much: give five digits of the first, or a fraction.": _Alarms(0.0187),
+        "Right, but rounded: the first has five significant digits, or is a fraction.": _Alarms(0.01866),
+        "Right, but rounded too much: the first has five significant digits, or is a fraction.": _Alarms(
+            0.0187
+        ),
         "That is 5 % of all inputs. The ten attacked ones raise no false alarm.": _Alarms(false=500),
         "These are all alarms of a day. Take off the real ones.": _Alarms(false=509),
         "These are the real alarms of a day.": _Alarms(false=9.5),
