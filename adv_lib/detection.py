@@ -26,6 +26,7 @@ Score = Callable[[Tensor, Tensor], Tensor]  # (logits z (n, K), features h (n, d
 Attack = Callable[[nn.Module, Tensor, Tensor, Ball], Tensor]  # (model, x, y, ball) → δ like x
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z, excess g (n,), y) → (n,)
 LARGEST = math.nextafter(math.inf, 0)
+FEATURES, SCORES = "features (m, d)", "scores (n,)"  # in messages
 
 
 # ---- reverse cross-entropy ----
@@ -126,7 +127,7 @@ class KernelDensity:
     bandwidth: float
 
     def __post_init__(self):
-        _check_features(self.features)
+        _check_finite(self.features, FEATURES, 2)
         check_tensors(labels=self.labels)
         if self.labels.shape != self.features.shape[:1] or self.labels.dtype != torch.int64:
             raise ValueError(f"expected labels ({len(self.features)},) int64, got {kind(self.labels)}")
@@ -164,7 +165,7 @@ class LocalDimension:
     neighbours: int
 
     def __post_init__(self):
-        _check_features(self.features)
+        _check_finite(self.features, FEATURES, 2)
         if not isinstance(self.neighbours, int) or not 2 <= self.neighbours <= len(self.features):
             raise ValueError(
                 f"expected neighbours from 2 to {len(self.features)}, got {self.neighbours!r}"
@@ -221,7 +222,7 @@ def threshold(scores: Tensor, false_alarms: float, level: float = 0.95) -> Thres
     """
     from scipy.special import betaincinv  # the quantiles of Beta
 
-    _check_scores(scores)
+    _check_finite(scores, SCORES, 1)
     n = len(scores)
     if not within(false_alarms, 0, 1) or not 1 <= (k := math.floor(false_alarms * (n + 1) + 1e-9)) <= n:
         raise ValueError(f"expected false_alarms from 1/{n + 1} to below 1, got {false_alarms!r}")
@@ -546,26 +547,19 @@ def _squared_distances(h: Tensor, kept: Tensor) -> Tensor:
     return torch.addmm(lengths, a, b.T, alpha=-2).clamp(min=0)
 
 
-def _check_features(features: Tensor) -> None:
-    check_tensors(features=features)
-    if features.ndim != 2 or len(features) == 0 or not features.is_floating_point():
-        raise ValueError(f"expected features (m, d), at least one row, got {kind(features)}")
-    if not bool(features.isfinite().all()):
-        raise ValueError("expected finite features, got NaN or infinity")
-
-
-def _check_scores(scores: Tensor) -> None:
-    check_tensors(scores=scores)
-    if scores.ndim != 1 or len(scores) == 0 or not scores.is_floating_point():
-        raise ValueError(f"expected scores (n,), at least one, got {kind(scores)}")
-    if not bool(scores.isfinite().all()):
-        raise ValueError("expected finite scores, got NaN or infinity")
+def _check_finite(values: Tensor, what: str, axes: int) -> None:
+    """Raise ValueError unless these are finite numbers, at least one, with so many axes."""
+    check_tensors(**{what.split()[0]: values})
+    if values.ndim != axes or len(values) == 0 or not values.is_floating_point():
+        raise ValueError(f"expected {what}, at least one, got {kind(values)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"expected finite {what.split()[0]}, got NaN or infinity")
 
 
 def _labelled(ordinary: Tensor, attacked: Tensor) -> tuple[list[int], list[float]]:
     """Both groups as scikit-learn wants them: 1 for attacked, and the larger the more suspicious."""
-    _check_scores(ordinary)
-    _check_scores(attacked)
+    _check_finite(ordinary, SCORES, 1)
+    _check_finite(attacked, SCORES, 1)
     return [0] * len(ordinary) + [1] * len(attacked), (-torch.cat([ordinary, attacked])).tolist()
 
 

@@ -805,7 +805,7 @@ REFUSED = {
     "none of \\[2\\]": lambda: KernelDensity(three, y3 % 2, 1.0)(three, three),
     "features \\(n, 3\\)": lambda: KernelDensity(three, y3, 1.0)(three, three[:, :2]),
     "neighbours from 2 to 3": lambda: LocalDimension(three, 4),
-    "at least one row": lambda: LocalDimension(three[:0], 2),
+    "features \\(m, d\\), at least one": lambda: LocalDimension(three[:0], 2),
     "low < high": lambda: detection.two_sided(confidence, 1.0, 1.0),
     "false_alarms from 1/10": lambda: detection.threshold(torch.arange(9.0), 0.05),
     "0 < level < 1": lambda: detection.threshold(torch.arange(9.0), 0.5, 95),
