@@ -31,7 +31,8 @@ In the order in which data flow, each imports only what stands before it:
 
     sets and losses        projections, threat, data, models, stack, losses, linear
     attacks                attacks
-    bounds                 affine, conjugates, dual, relaxation, bounds, branching, exact
+    bounds                 affine, conjugates, dual, relaxation, bounds, branching, leaves, programs,
+                           exact
     training and defenses  danskin, mahalanobis, ensembles, optimisers, schedules, training, recipe,
                            dent, detection
     judging                evaluation, comparison, suite, diagnostics, adaptive

@@ -35,6 +35,7 @@ DROPOUTS = (
     nn.FeatureAlphaDropout,
 )
 NOTHING = {layer.forward for layer in (nn.Identity, *DROPOUTS)}  # what they do in eval mode
+FEW = 4  # channels for which PyTorch's transposed convolution is slow on a CPU
 FOR_ALL_LAYERS = (module._global_forward_hooks, module._global_forward_pre_hooks)
 
 
@@ -46,6 +47,10 @@ class Bounds(NamedTuple):
 
     lower: Tensor
     upper: Tensor
+
+    def relu(self) -> Bounds:
+        """The bounds of h = max(a, 0)."""
+        return Bounds(self.lower.clamp(min=0), self.upper.clamp(min=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +99,24 @@ class Affine:
         nu = nu.reshape(len(nu), *self.shape_out)
         if self.conv is None:
             return F.linear(nu, self.weight.T) if self.weight.ndim == 2 else nu * self.weight
-        whole = F.conv_transpose2d(nu, self.weight, **self.conv | {"padding": 0})
+        whole = self._spread(nu)
         (top, left), (_, height, width) = self._padding(), self.shape_in
         missing = top + height - whole.shape[2], left + width - whole.shape[3]  # what strides skip
         whole = F.pad(whole, (0, max(0, missing[1]), 0, max(0, missing[0])))
         return whole[:, :, top : top + height, left : left + width]
+
+    def _spread(self, nu: Tensor) -> Tensor:
+        """Wᵀν of a convolution on the image with all that its kernel reaches around it."""
+        conv, kernel, reach = self.conv | {"padding": 0}, self.weight.shape[1:], self._reach()
+        stride = _pair(conv["stride"])
+        size = tuple(stride[i] * (nu.shape[2 + i] - 1) + reach[i] + 1 for i in (0, 1))
+        single = size == tuple(kernel[1:])  # place
+        if conv["groups"] > 1 or (kernel[0] > FEW and not single):
+            return F.conv_transpose2d(nu, self.weight, **conv)
+        patches = self.weight.flatten(1).T @ nu.flatten(2)  # the kernels by what ν is at each place
+        if single:
+            return patches.reshape(len(nu), *kernel)
+        return F.fold(patches, size, kernel[1:], dilation=conv["dilation"], stride=stride)
 
     @in_its_own_type
     def offset(self, nu: Tensor) -> Tensor:
@@ -111,6 +129,13 @@ class Affine:
     def _image(self) -> Tensor:
         """b in a shape that can be added to (n, *shape_out)."""
         return self.bias[:, None, None] if self.bias.ndim == 1 < len(self.shape_out) else self.bias
+
+    def _alike(self) -> Affine | None:
+        """The piece with one offset a channel, (C,), if it does the same at every place of an image."""
+        if self.conv is None or self.bias.ndim == 1:
+            return self if self.conv is not None else None
+        one = self.bias[:, :1, :1]
+        return replace(self, bias=one.flatten()) if bool((self.bias == one).all()) else None
 
     def _padding(self) -> Sequence[int]:
         """How many zeros a convolution puts above an image and to its left."""
@@ -393,6 +418,62 @@ def _convolved(last: Affine, first: Affine) -> tuple[Tensor, dict] | None:
         "dilation": (1, 1),
         "groups": 1,
     }
+
+
+# ---- what one unit sees ----
+
+
+class Window(NamedTuple):
+    """Which part of an image the places of a later layer see: height and width, each a pair.
+
+    places: how many there are.  size: of what one of them sees.  step: from one place to the next.
+    before: how much of what the first one sees lies outside of the image.
+    """
+
+    places: tuple[int, int]
+    size: tuple[int, int] = (1, 1)
+    step: tuple[int, int] = (1, 1)
+    before: tuple[int, int] = (0, 0)
+
+    def through(self, piece: Affine) -> Window:
+        """What these places see at the inputs of a convolution, if this at its outputs."""
+        s, p, reach = _pair(piece.conv["stride"]), piece._padding(), piece._reach()
+        size = tuple(s[i] * (self.size[i] - 1) + reach[i] + 1 for i in (0, 1))
+        step = tuple(s[i] * self.step[i] for i in (0, 1))
+        return Window(self.places, size, step, tuple(s[i] * self.before[i] + p[i] for i in (0, 1)))
+
+    def of(self, images: Tensor, outside: float = 0.0) -> Tensor:
+        """What each place sees in each image: (n, C, height, width) → (n · places, C, *size)."""
+        margins = [
+            (before, step * (places - 1) + size - before - whole)
+            for places, size, step, before, whole in zip(*self, images.shape[2:], strict=True)
+        ]
+        seen = F.pad(images, (*margins[1], *margins[0]), value=outside)
+        for axis in (0, 1):
+            seen = seen.unfold(2 + axis, self.size[axis], self.step[axis])
+        return seen.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+def sight(pieces: Sequence[Affine]) -> tuple[list[Affine], list[Window]]:
+    """The network that one place of the last piece sees, and the window of the inputs of each piece.
+
+    Convolutions do the same everywhere: these are the same weights on smaller images, without padding,
+    because what a window shows of the outside is 0. The pieces as they are and no windows if one of them
+    is no convolution, has an offset that is not the same everywhere, or if nothing would be smaller.
+    """
+    same = [piece._alike() for piece in pieces]
+    if None in same:
+        return list(pieces), []
+    window, shape = Window(pieces[-1].shape_out[1:]), (pieces[-1].shape_out[0], 1, 1)
+    found: list[Affine] = []
+    windows: list[Window] = []
+    for piece in reversed(same):
+        window, after = window.through(piece), shape
+        shape = piece.shape_in[0], *window.size
+        conv = piece.conv | {"padding": (0, 0)}
+        found.insert(0, replace(piece, shape_in=shape, shape_out=after, conv=conv))
+        windows.insert(0, window)
+    return (found, windows) if width(found) < width(pieces) else (list(pieces), [])
 
 
 def width(pieces: Sequence[Affine]) -> int:

@@ -30,11 +30,12 @@ from ._arguments import check_batch, check_bounds, check_labels, check_slopes
 from ._given import check_ball
 from ._precision import in_its_own_type
 from ._work import parallel_map, runs
-from .affine import Affine, Bounds, affine_pieces, width
+from .affine import Affine, Bounds, Window, affine_pieces, sight, width
 from .relaxation import Array, Layer, relax
-from .threat import Ball
+from .threat import Ball, Region
 
 METHODS = ("interval", "dual", "crown", "lp")
+STEPS = 20  # of the ascents that tighten the bounds of a unit
 
 
 def interval(piece: Affine, h: Bounds) -> Bounds:
@@ -168,8 +169,48 @@ def best_slopes(
             given = _some(layers, rows, x)
             start = [dual.lines(pair, "crown").lower.repeat_interleave(K, 1) for pair in given]
             region, c = ball.subset(rows).region(x[rows]), _towards(y[rows], K).to(x)
-            parts.append(dual.ascend(pieces, given, x[rows], region, c, start, steps))
+            parts.append(dual.ascend(pieces, given, x[rows], region, c, start, steps).slopes)
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def tightened(
+    pieces: Sequence[Affine], layers: Sequence[Bounds], x: Tensor, region: Region
+) -> list[Bounds]:
+    """Pre-activation bounds with slopes of their own for every unit that is still unstable.
+
+    From the second layer of ReLUs on: two ascents a unit (`dual.ascend`), over the layers before, as
+    they are by then.  layers, x, region: of n samples.
+    Returns bounds like `layers`, none of them wider.
+    Source: Xu et al. 2021 (intermediate bounds).
+    """
+    found = list(layers[:1])
+    for depth in range(1, len(layers)):
+        layer = interval(pieces[depth], found[-1].relu())
+        lower = layer.lower.maximum(layers[depth].lower).flatten(1)
+        upper = layer.upper.minimum(layers[depth].upper).flatten(1)
+        sample, unit = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+        smaller, windows, *place, row, channel = _by_places(pieces[: depth + 1], x, region, sample, unit)
+        known = (
+            [
+                Bounds(*(window.of(end, outside=-1.0) for end in pair))
+                for window, pair in zip(windows[1:], found, strict=True)
+            ]
+            if windows
+            else found
+        )
+        for part in runs(len(unit), 2 * width(smaller), x.device):
+            i, j, at = sample[part], unit[part], row[part]
+            one = F.one_hot(channel[part], math.prod(smaller[-1].shape_out)).to(x)
+            here = [Bounds(low[at], high[at]) for low, high in known]
+            start = [
+                dual.lines(pair, "crown").lower.expand(-1, 2, *pair.lower.shape[1:]) for pair in here
+            ]
+            problem = *(each[at] for each in place), torch.stack([one, -one], 1)
+            least, most = dual.ascend(smaller, here, *problem, start, STEPS).value.unbind(1)
+            lower[i, j] = least.maximum(lower[i, j])
+            upper[i, j] = (-most).minimum(upper[i, j]).maximum(lower[i, j])
+        found.append(Bounds(lower.reshape_as(layer.lower), upper.reshape_as(layer.upper)))
+    return found
 
 
 def robust_loss(
@@ -228,7 +269,7 @@ def _layers(pieces: Sequence[Affine], x: Tensor, ball: Ball, method: str) -> lis
     """The pre-activation bounds of all hidden layers, for a batch that fits into memory."""
     found, relus = [], []
     for depth, piece in enumerate(pieces[:-1]):
-        layer = interval(piece, _relu(found[-1])) if found else _first(piece, x, ball)
+        layer = interval(piece, found[-1].relu()) if found else _first(piece, x, ball)
         if method in dual.SLOPES:
             layer = _tighten(pieces[: depth + 1], relus, x, ball, layer) if found else layer
             relus.append(dual.lines(layer, method))
@@ -243,15 +284,64 @@ def _tighten(
     lower, upper = (end.flatten(1) for end in layer)
     sample, unit = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
 
-    def both(rows: Tensor) -> Tensor:
-        one = x.new_zeros(len(rows), 1, lower.shape[1]).scatter_(2, unit[rows, None, None], 1)
-        return torch.cat([one, -one], 1)
-
-    least, most = dual.in_parts(pieces, relus, x, ball.region(x), sample, both, 2).unbind(1)
+    pieces, windows, x, region, row, channel = _by_places(pieces, x, ball.region(x), sample, unit)
+    if windows:
+        relus = [
+            dual.Lines(*(window.of(line.squeeze(1)).unsqueeze(1) for line in relu))
+            for window, relu in zip(windows[1:], relus, strict=True)
+        ]
+    parallel, found = all(torch.equal(relu.lower, relu.upper) for relu in relus), [x.new_empty(0, 2)]
+    for part in runs(len(row), (1 if parallel else 2) * width(pieces), x.device):
+        i, c = row[part], F.one_hot(channel[part, None], math.prod(pieces[-1].shape_out)).to(x)
+        problem = pieces, [dual.Lines(*(line[i] for line in relu)) for relu in relus], x[i], region[i]
+        if parallel:
+            found.append(_both_ends(*problem, c))
+        else:
+            found.append(dual.bound(*problem, torch.cat([c, -c], 1)))
+    least, most = torch.cat(found).unbind(1)
     most = -most
     lower = lower.index_put((sample, unit), least.maximum(lower[sample, unit]))
     upper = upper.index_put((sample, unit), most.minimum(upper[sample, unit])).maximum(lower)
     return Bounds(lower.reshape_as(layer.lower), upper.reshape_as(layer.upper))
+
+
+def _both_ends(
+    pieces: Sequence[Affine], relus: Sequence[dual.Lines], x: Tensor, region: Region, c: Tensor
+) -> Tensor:
+    """`dual.bound` for c and for −c, (m, 2), by one backward pass, where all lines are parallel.
+
+    The pass is linear then: ν for −c is minus that for c.  c: (m, 1, *shape_out).
+    """
+    nu = [each.squeeze(1) for each in dual.multipliers(pieces, relus, c)[0]]
+    hat = pieces[0].transposed(nu[0]).flatten(1)
+    here = (hat * x.flatten(1)).sum(1)
+    for piece, each in zip(pieces, nu, strict=True):
+        here = here + piece.offset(each)
+    J = torch.stack([-here, here], 1) - region.support(torch.stack([hat, -hat], 1))
+    for relu, each in zip(relus, nu, strict=False):
+        left, each = relu.left.flatten(1), each.flatten(1)
+        sides = (left * each.clamp(min=0)).sum(1), -(left * each.clamp(max=0)).sum(1)
+        J = J + torch.stack(sides, 1)
+    return J
+
+
+def _by_places(
+    pieces: Sequence[Affine], x: Tensor, region: Region, sample: Tensor, unit: Tensor
+) -> tuple[Sequence[Affine], list[Window], Tensor, Region, Tensor, Tensor]:
+    """The same units in what they see of the network: each place of an image is a sample of its own."""
+    smaller, windows = sight(pieces)
+    if not windows:
+        return pieces, windows, x, region, sample, unit
+    places = math.prod(windows[0].places)
+
+    def look(rows: Tensor) -> Tensor:
+        return windows[0].of(rows.reshape(x.shape))
+
+    ends = [
+        None if end is None else look(end).flatten(1) for end in (region.low, region.high, region.scale)
+    ]
+    inside = Region(region.p, region.eps.repeat_interleave(places, 0), *ends)
+    return smaller, windows, look(x), inside, sample * places + unit % places, unit // places
 
 
 def _dual_margins(
@@ -272,7 +362,7 @@ def _dual_margins(
 
 def _elided(piece: Affine, y: Tensor, layer: Bounds) -> Tensor:
     W, b = piece.matrix()
-    h = _relu(layer)
+    h = layer.relu()
     centre, radius = ((h.upper + h.lower) / 2).flatten(1), ((h.upper - h.lower) / 2).flatten(1)
     rows, offset = W[y].unsqueeze(1) - W, b[y].unsqueeze(1) - b  # (n, K, m) and (n, K): towards y from k
     least = torch.einsum("nkm,nm->nk", rows, centre) - torch.einsum("nkm,nm->nk", rows.abs(), radius)
@@ -313,10 +403,6 @@ def _first(piece: Affine, x: Tensor, ball: Ball) -> Bounds:
 
     here = piece(x)
     return Bounds(here - reach(-W), here + reach(W))
-
-
-def _relu(bounds: Bounds) -> Bounds:
-    return Bounds(bounds.lower.clamp(min=0), bounds.upper.clamp(min=0))
 
 
 def _check_method(method: str, methods: Sequence[str] = METHODS) -> None:

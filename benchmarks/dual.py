@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import textwrap
 from collections.abc import Callable
@@ -26,6 +27,7 @@ CONVEX = 1e-6  # target: the largest difference from convex_adversarial, layer b
 ROUNDS, FEW = 15, 3
 SAMPLES, PARTS = 200, 4  # of digits
 OTHERS = ("by hand", "auto_LiRPA")
+CONVNET = 0.1  # ε of the table of convnets
 IMAGES = 10  # of the convnet, next to convex_adversarial
 EARLIER = {  # certified by another network, on the same number of samples
     0.02: (0.49, 0.975, 0.975, 0.975),
@@ -53,6 +55,13 @@ which does intersect. The convnet is that of the table of MNIST below, with {ima
 {few_rounds} turns.
 
 {table_convex}
+
+**Convnets**, {images} images at ε = {eps}: milliseconds of `bounds.margins` by *dual* and by *crown*, and
+the time of *dual* as a ratio to those of convex_adversarial, which gets the same margins without
+intervals, and of auto_LiRPA's CROWN. *W & K* is the small convnet of Wong & Kolter 2018, *book* that of
+`models.convnet`; both were trained here for some hundred batches against attacks.
+
+{table_convnets}
 
 **How much they certify, and how long they take**, the first {samples} test images of digits on the
 book's robust network 64-50-50-10. In brackets: another network of this size, in an earlier run. *Best
@@ -140,6 +149,31 @@ def convex(cases: dict[str, Case]) -> tuple[str, list[tables.Target]]:
     return tables.table(head, rows), [target("convex_adversarial, layers and margins", worst, CONVEX)]
 
 
+def convnets(cases: dict[str, Case]) -> tuple[str, list[tables.Target]]:
+    """The table of convnets, and the target that ours is not slower than the faster of the two others."""
+    rows, targets = [], []
+    for name, (model, x, y, (eps,)) in cases.items():
+        for dtype in (torch.float32, torch.float64):
+            ours = partial(bounds.margins, copy.deepcopy(model).to(dtype), ball=region(eps))
+            ways: dict[str, Callable] = {way: partial(ours, method=way) for way in ("dual", "crown")}
+            if not missing(dual_peers.convex_adversarial):
+                ways["convex_adversarial"] = dual_peers.convex_adversarial(model, eps, dtype)
+            if not missing(dual_peers.auto_lirpa):
+                ways["auto_LiRPA"] = dual_peers.auto_lirpa(model, eps, dtype, x.shape[1:])
+            found = race(ways, [(x.to(dtype), y)] * FEW)
+            peers = ["convex_adversarial", "auto_LiRPA"]
+            times = [f"{found.milliseconds(way):.0f}" for way in ("dual", "crown")]
+            ratios = {way: found.ratio("dual", way) for way in peers if way in ways}
+            shown = [f"{ratios[way]:.2f}" if way in ratios else "–" for way in peers]
+            bits = str(dtype).removeprefix("torch.")
+            rows.append(tables.printed(name, bits, *times, *shown))
+            if ratios:
+                worst, where = max(ratios.values()), f"{name}, {bits}"
+                targets.append(tables.at_most("convnet: time ≤ 1 × the faster other's", where, worst, 1))
+    head = ("network", "in", "dual, ms", "crown, ms", "dual / convex_adversarial", "dual / auto_LiRPA")
+    return tables.table(head, rows), targets
+
+
 def target(what: str, gap: float, most: float) -> tables.Target:
     """A target for the largest difference in a table."""
     return tables.Target(f"{what}: within {tables.short(most)}", "everywhere", f"{gap:.0e}", gap <= most)
@@ -196,16 +230,22 @@ def digits(model: nn.Sequential, x: Tensor, y: Tensor) -> str:
 
 
 def section(pair: data.Data) -> str:
-    """Five tables and the targets."""
+    """The tables and the targets."""
     model, x, y = networks.digits_mlp()
     x, y = x[:SAMPLES].double(), y[:SAMPLES]
     images, labels = pair.x_test[:SAMPLES].double(), pair.y_test[:SAMPLES]
     on_digits = {"digits, 64-50-50-10": Case(model, x, y, (0.02, 0.05, 0.1))}
     small = Case(networks.mnist_small(pair), images, labels, (0.01, 0.02, 0.05))
     convnet = Case(networks.mnist_strided(pair)[0], images[:IMAGES], labels[:IMAGES], (0.02,))
+    some = images[:IMAGES], labels[:IMAGES]
     with torch.no_grad():
         table_crown, targets_crown = crown(on_digits | {"MNIST, 784-50-20-10": small})
         table_convex, targets_convex = convex(on_digits | {"convnet": convnet})
+        both = {
+            "W & K": Case(networks.mnist_strided(pair)[0], *some, (CONVNET,)),
+            "book": Case(networks.mnist_conv(pair)[0], *some, (CONVNET,)),
+        }
+        table_convnets, targets_convnets = convnets(both)
         table_digits, orders = digits(model, x, y), dual_orders.section()
     return TEXT.format(
         rounds=ROUNDS,
@@ -217,8 +257,10 @@ def section(pair: data.Data) -> str:
         lirpa=lirpa(),
         table_crown=table_crown,
         table_convex=table_convex,
+        table_convnets=table_convnets,
+        eps=CONVNET,
         table_digits=table_digits,
         memory=dual_memory.section(pair),
         orders=orders,
-        targets=tables.targets(targets_crown + targets_convex),
+        targets=tables.targets(targets_crown + targets_convex + targets_convnets),
     )

@@ -11,7 +11,7 @@ import math
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -136,8 +136,13 @@ def crown(model: nn.Sequential, eps: float) -> Margins:
 # ---- libraries ----
 
 
-def auto_lirpa(model: nn.Sequential, eps: float) -> Margins:
-    """CROWN by auto_LiRPA. Version 0.3 uses three names that NumPy 2 and PyTorch have since removed."""
+def auto_lirpa(
+    model: nn.Sequential,
+    eps: float,
+    dtype: torch.dtype = torch.float64,
+    shape: Sequence[int] | None = None,
+) -> Margins:
+    """CROWN by auto_LiRPA, for images of a shape or flat. Version 0.3 uses three names that NumPy 2 and PyTorch have since removed."""
     if "numpy.lib.arraysetops" not in sys.modules:
         from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
 
@@ -150,14 +155,14 @@ def auto_lirpa(model: nn.Sequential, eps: float) -> Margins:
         warnings.simplefilter("ignore")
         from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
-    shape = (1, *next(iter(model.parameters())).shape[1:])
-    torch.set_default_dtype(torch.float64)  # it makes tensors of its own
-    network = BoundedModule(copy.deepcopy(model).double(), torch.zeros(shape))
+    shape = shape or next(iter(model.parameters())).shape[1:]
+    torch.set_default_dtype(dtype)  # it makes tensors of its own
+    network = BoundedModule(copy.deepcopy(model).to(dtype), torch.zeros(1, *shape))
     torch.set_default_dtype(torch.float32)
 
     def margins(x: Tensor, y: Tensor) -> Tensor:
-        torch.set_default_dtype(torch.float64)
-        x = x.flatten(1)
+        torch.set_default_dtype(dtype)
+        x = x.reshape(len(x), *shape)
         ends = {"x_L": (x - eps).clamp(min=0), "x_U": (x + eps).clamp(max=1)}
         moved = BoundedTensor(x, PerturbationLpNorm(norm=np.inf, eps=eps, **ends))
         settings = {"C": towards(y, x), "method": "CROWN", "bound_upper": False}
@@ -168,11 +173,11 @@ def auto_lirpa(model: nn.Sequential, eps: float) -> Margins:
     return margins
 
 
-def convex_adversarial(model: nn.Sequential, eps: float) -> Margins:
+def convex_adversarial(model: nn.Sequential, eps: float, dtype: torch.dtype = torch.float64) -> Margins:
     """convex_adversarial, whose norm "l1" is the dual one: p = ∞, here with the box."""
     from convex_adversarial import RobustBounds
 
-    network = RobustBounds(copy.deepcopy(model).double(), eps, norm_type="l1", bounded_input=True)
+    network = RobustBounds(copy.deepcopy(model).to(dtype), eps, norm_type="l1", bounded_input=True)
     return lambda x, y: -network(x, y)
 
 

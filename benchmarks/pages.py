@@ -22,6 +22,7 @@ PARTS = {
         "defects",
         "situations",
         "verification",
+        "competition",
         "dual",
         "shortest",
         "weight",

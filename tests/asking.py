@@ -192,13 +192,17 @@ WEIGHED = {  # what reads the weights
 OTHERWISE = {  # these are given pieces, models or results that others looked at, or no input
     "affine.affine_pieces",
     "bounds.problems",
+    "bounds.tightened",
     "dent.blur",
     "dual.bound",
     "dual.ascend",
+    "dual.forward",
     "dual.in_parts",
     "dual.value",
     "ensembles.against",  # these two are about an Ensemble, which is made of layers they know
     "ensembles.climb",
+    "leaves.program",
+    "leaves.refined",
     "linear.weights",
     "models.check_logits",
     "models.evaluating",

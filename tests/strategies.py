@@ -319,6 +319,36 @@ def minimum_by_patterns(layers: Layers, lower: np.ndarray, upper: np.ndarray, c:
     return best
 
 
+def minimum_of_pattern(pieces, x: Tensor, ball: Ball, c: Tensor, on: Tensor, slack: float = 0) -> float:
+    """min cᵀa_D over the δ ∈ Δ(x) at which the hidden units are on or off like this; +∞ without any.
+
+    One sample, any p, written down for a solver, by no method of Ball. on: (units,) bool. slack: by how
+    much each unit may have the wrong sign.
+    """
+    import cvxpy as cp
+
+    delta = cp.Variable(x.numel())
+    eps = ball.eps.flatten().numpy() if torch.is_tensor(ball.eps) else ball.eps
+    inside = [cp.norm(delta, ball.p) <= eps] if np.ndim(eps) == 0 or len(eps) == 1 else []
+    if not inside:  # a radius for each entry
+        u = cp.Variable(x.numel())
+        inside = [delta == cp.multiply(eps, u), cp.norm(u, ball.p) <= 1]
+    h = x.flatten().numpy() + delta
+    if ball.box:
+        inside += [h >= ball.box[0], h <= ball.box[1]]
+    signs = list(on.split([math.prod(piece.shape_out) for piece in pieces[:-1]]))
+    for piece in pieces:
+        W, b = (t.detach().numpy() for t in piece.matrix())
+        a = W @ h + b
+        if signs:
+            now = signs.pop(0).numpy()
+            inside.append(cp.multiply(2.0 * now - 1, a) >= -slack)
+            h = cp.multiply(1.0 * now, a)
+    program = cp.Problem(cp.Minimize(c.flatten().numpy() @ a), inside)
+    least = program.solve(solver=cp.CLARABEL)
+    return math.inf if program.status in ("infeasible", "infeasible_inaccurate") else float(least)
+
+
 @functools.cache
 def trained_on_digits() -> nn.Sequential:
     """A small network that knows the digits and nothing of adversaries. Do not change it."""

@@ -22,6 +22,7 @@ from adv_lib import (
     affine,
     attacks,
     bounds,
+    branching,
     comparison,
     conjugates,
     danskin,
@@ -451,7 +452,7 @@ def of_the_dual_network():
         yield name, lambda ends=ends: dual.lines(bounds.Bounds(*ends), "crown"), "NaN"
     relus = [dual.lines(layer, "dual") for layer in layers]
     c = torch.eye(3)[labels][:, None]
-    nu = dual.multipliers(pieces, relus, c)
+    nu, _ = dual.multipliers(pieces, relus, c)
     name = "dual.value"
     yield name, lambda: dual.value(pieces, [], x, cube, nu), "2 multipliers 1 bounds 2 0"
     yield name, lambda: dual.value(pieces, 2 * layers, x, cube, nu), "2 multipliers 1 bounds 2 2"
@@ -464,6 +465,11 @@ def of_the_dual_network():
     climb = partial(dual.ascend, pieces, layers, x, cube.region(x), c)
     yield "dual.ascend", lambda: climb([half[:, None]], -1), "steps ≥ 0 -1"
     yield "dual.ascend", lambda: climb([2 * half[:, None] + 1], 1), "slopes in [0, 1]"
+    name, searched = "branching.search", partial(branching.search, None, [(1.0, None)])
+    yield name, lambda: searched(width=0), "width ≥ 1 0"
+    yield name, lambda: searched(node_limit=0), "node_limit ≥ 1 0"
+    yield name, lambda: searched([]), "roots of 1 questions 0"
+    yield name, lambda: searched([[0], [1]]), "roots of 1 questions 2"
 
 
 def chosen_slopes():
@@ -1618,8 +1624,12 @@ def table():
         yield name, lambda b=other: bounds.margins(net, x, labels, b, "lp"), words
         yield "bounds.pre_activations", lambda b=other: bounds.pre_activations(net, x, b, "lp"), words
         yield "bounds.problems", lambda b=other: bounds.problems(of_pieces, x, b), words
-        yield "exact.margins", lambda b=other: exact.margins(net, x, labels, b), words
-        yield "exact.certify", lambda b=other: exact.certify(net, x, labels, b), words
+        for method in exact.SOLVERS:
+            given = partial(exact.margins, net, x, labels, other, method=method)
+            yield "exact.margins", given, words
+        for stages in (exact.PROGRAMS, ["lp"], ["attack", "search"]):
+            given = partial(exact.certify, net, x, labels, other, stages=stages)
+            yield "exact.certify", given, words
     yield "_arguments.check_batch", lambda: _arguments.check_batch(x[0]), "(n, *shape) (2,)"
     yield "_arguments.check_batch", lambda: _arguments.check_batch(x[:0]), "at least one (0, 2)"
     yield (
@@ -1633,8 +1643,14 @@ def table():
             limited = partial(function, net, x, labels, cube, node_limit=limit)
             yield name, limited, f"whole number of nodes ≥ 1 None {limit}"
     searched = partial(exact.margins, net, x, labels, cube)
-    for method in ("lp", None):
-        yield "exact.margins", lambda m=method: searched(method=m), f"search mip {method!r}"
+    for method in ("lp", "crown", 3):
+        yield "exact.margins", lambda m=method: searched(method=m), f"dual search mip {method!r}"
+    certified = partial(exact.certify, net, x, labels, cube)
+    for stages in (["attack", "dual"], [None], [["lp"]], (), "attack", None, 3):
+        words = f"a list of stages interval attack crown slopes branches lp search {stages!r}"
+        yield "exact.certify", lambda s=stages: certified(stages=s), words
+    for seconds in (0, -1.0, NAN, "1", [1]):
+        yield "exact.certify", lambda s=seconds: certified(seconds=s), f"seconds > 0 None {seconds!r}"
 
     yield "data.load", lambda: data.load("imagenet"), "unknown 'imagenet' digits mnist cifar10"
     yield "data.load", lambda: data.load(None), "unknown None digits"
@@ -1838,18 +1854,24 @@ HARMLESS = {
     "adaptive.Defense",  # a protocol
     "affine.Affine",
     "affine.Bounds",
+    "affine.Window",
+    "affine.sight",
     "affine.width",
     "attacks.Counts",
     "attacks.Iterate",
     "bounds.interval",  # what it is given comes from affine_pieces and its like
+    "bounds.tightened",  # takes what others made
     "branching.Case",
     "branching.Found",
-    "branching.search",  # calls what others made
+    "branching.Leaf",
     "data.Data",
     "data.folder",
     "detection.Threshold",  # holds what `threshold` found
+    "dual.Ascent",
     "dual.Lines",
     "dual.bound",  # these get pieces, lines and regions that others checked
+    "dual.branch",
+    "dual.forward",
     "dual.in_parts",
     "dual.multipliers",
     "evaluation.Rate",
@@ -1859,8 +1881,15 @@ HARMLESS = {
     "plots.on_a_phone",
     "exact.Certificates",
     "exact.Margins",
-    "exact.mip",  # these two get a relaxation that bounds.problems checked
-    "exact.search",
+    "leaves.Leaves",  # all of leaves gets pieces, bounds and regions that exact checked
+    "leaves.View",
+    "leaves.price",
+    "leaves.program",
+    "leaves.refined",
+    "leaves.share",
+    "leaves.spread",
+    "programs.mip",  # these two get a relaxation that bounds.problems checked
+    "programs.search",
     "linear.logistic",
     "models.Normalise",  # holds the numbers of the weights, which models.imagenet reads
     "models.evaluating",

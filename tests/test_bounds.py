@@ -115,7 +115,7 @@ def whatever_proves(model, x, y, ball):
         *bounds.best_slopes(model, x, y, ball, steps=2),
         bounds.robust_loss(model, x, y, ball),
         dual.bound(pieces, relus, x, ball.region(x), c),
-        dual.value(pieces, layers, x, ball, dual.multipliers(pieces, relus, c)),
+        dual.value(pieces, layers, x, ball, dual.multipliers(pieces, relus, c)[0]),
         exact.margins(model, x, y, ball, jobs=1).margins,
         exact.certify(model, x, y, ball, jobs=1).margins,
         linear.margins(W, b, x, y, ball),

@@ -1,6 +1,7 @@
 """Checks that teach: right answers pass, tempting wrong ones are told their name, nothing raises."""
 
 import importlib
+import itertools
 import math
 import pkgutil
 import re
@@ -40,6 +41,7 @@ from adv_lib.checks import (
 )
 from adv_lib.checks import dent as dent_checks
 from adv_lib.checks import detection as detection_checks
+from adv_lib.checks import dual_network as dual_checks
 from adv_lib.checks import ensembles as ensemble_checks
 from adv_lib.checks import geometry as geometry_checks
 from adv_lib.checks import recipe as recipe_checks
@@ -260,6 +262,108 @@ OPEN["dual_network.beat_crown"] = (
         ([1, -0.5, 1, 0.25], "try b > 0"),
         ([1, 0.5, 1, 0.75], "choose d"),
         ([1, 0.5, 1, -0.1], "choose d"),
+    ],
+)
+
+
+def refutes(J, a, margin, phases=(-1.0, 0.0, 1.0), sizes=(0.0, 0.5, 1.0, 2.0), inside=True):
+    """True unless a point of a branch has a margin below the bound J."""
+    for signs in itertools.product(phases, repeat=3):
+        phase = torch.tensor(signs, dtype=torch.float64)
+        here = margin[(phase * a >= 0).all(1)] if inside else margin
+        if any(J(phase, size * phase) > here.amin() + 1e-6 for size in sizes if len(here)):
+            return False
+    return True
+
+
+def called(J, phase, beta=(0, 0, 0)):
+    return J(torch.tensor(phase), torch.tensor(beta)) < 9
+
+
+OPEN["dual_network.sign_of_beta"] = (
+    [
+        refutes,
+        partial(refutes, sizes=(1,)),
+        lambda J, a, m: torch.tensor(refutes(J, a, m)),
+    ],
+    [
+        (3, "expected a function"),
+        (lambda J, a, margin: True, "never calls J"),
+        (
+            lambda J, a, margin: J([0, 0, 0], [0, 0, 0]) and None,
+            "for the right J expected True or False",
+        ),
+        (lambda J, a, margin: called(J, [1, 0, 0]) * margin, "for the right J expected True or False"),
+        (lambda J, a, margin: J(1, 0.5), "takes phase and beta of shape (3,)"),
+        (lambda J, a, margin: not called(J, [0, 0, 0]), "at points of the branch only"),
+        (partial(refutes, inside=False), "at points of the branch only"),
+        (partial(refutes, sizes=(-1,)), "a β of the wrong sign"),
+        (lambda J, a, m: not called(J, [0, 0, 0], [1, 0, 0]), "or for a unit that is not split"),
+        (partial(refutes, sizes=(0,)), "ν̂ − β for a unit that is on. Its sign shows where a unit is on"),
+        (
+            partial(refutes, phases=(0, 1)),
+            "−β for a unit that is off. Its sign shows where a unit is off",
+        ),
+        (lambda J, a, m: called(J, [1, 0, 0]), "you do not catch a J with ν̂ − β"),
+        (
+            lambda J, a, m: refutes(J, a, m) and bool(J([-1, -1, -1], [0, 0, 0]) > 1),
+            "the bound holds",
+        ),
+        (
+            lambda J, a, m: (
+                refutes(J, a, m) and bool(J([1, 0, 0], [1, 0, 0]) != J([1, 0, 0], [0, 0, 0]))
+            ),
+            "Nobody asks here how good it is",
+        ),
+        (partial(refutes, phases=(-1, 1)), "with units that are not split"),
+    ],
+)
+OPEN["dual_network.split_a_leaf"] = ([], [(3, "expected a function")])
+FIRST, WIDE = [[1.0, 1.0], [1.0, -1.0]], [0.0, 100.0]
+OPEN["dual_network.score_that_fails"] = (
+    [
+        [[*FIRST, WIDE], [0.0, 0.0, 0.0], [-1.0, -1.0, -0.001], 2.5],
+        ([*FIRST, [0, 10]], [0, 0, 0], [-1, -1, 0], 2.5),
+        [torch.tensor([*FIRST, WIDE]), np.zeros(3), torch.tensor([-1, -1, 0.001]), torch.tensor(2.5)],
+    ],
+    [
+        (3, "expected a list of W_1, b_1, w_2 and b_2"),
+        ([FIRST, [0, 0], [-1, -1]], "expected a list of W_1, b_1, w_2 and b_2"),
+        ([[[1, 1], [1]], [0, 0], [-1, -1], 2.5], "W_1: expected finite numbers"),
+        ([FIRST, [0, 0], [-1, NAN], 2.5], "w_2: expected finite numbers"),
+        ([FIRST, [0, 0], [-1, -1], [2.5]], "and a number b_2, with k ≤ 4, got W_1 (2, 2)"),
+        ([5 * [[1, 1]], 5 * [0], 5 * [-1], 2.5], "with k ≤ 4, got W_1 (5, 2)"),
+        ([[*FIRST, WIDE], [0, 0, 0], [-1, -1, -0.001], 1.5], "Raise b_2"),
+        ([[*FIRST, WIDE], [0, 0, 0], [-1, -1, -0.001], 4.5], "1 case. Nothing has to be split"),
+        ([FIRST, [0, 0], [-1, -1], 2.5], "Which unit could move more, and matter less?"),
+        ([[*FIRST, [2.5, 0]], [0, 0, 0], [-1, -1, -0.3], 2.8], "fewer than 3 more"),
+    ],
+)
+OPEN["dual_network.size_of_the_tree"] = (
+    [["B", "same", "B", "A"], ("B", "same", "B", "A")],
+    [
+        ("B", "a list of 4"),
+        (["B", "more", "B", "A"], "expected one of 'A', 'B', 'same'"),
+        (["A", "same", "B", "A"], "every triangle wider"),
+        (["B", "B", "B", "A"], "twice a bound has its sign"),
+        (["B", "same", "A", "A"], "come up to the best point"),
+        (["B", "same", "B", "B"], "to find one point is less work"),
+    ],
+)
+LEFT = [True, False, True, True, False, True, False, True]
+OPEN["dual_network.what_a_limit_leaves"] = (
+    [LEFT],
+    [
+        (True, "a list of 8"),
+        ([*LEFT[:-1], "robust"], "8. (d) robust: expected one of True, False"),
+        ([False, *LEFT[1:]], "closed or waiting, has a bound below −0.3"),
+        ([*LEFT[:1], True, *LEFT[2:]], "−0.3 is a bound, not a point"),
+        ([*LEFT[:2], False, *LEFT[3:]], "That is what unknown means"),
+        ([*LEFT[:3], False, *LEFT[4:]], "All cases are closed above 0"),
+        ([*LEFT[:4], True, *LEFT[5:]], "not at its minimum"),
+        ([*LEFT[:5], False, *LEFT[6:]], "breaks the network, whatever waits"),
+        ([*LEFT[:6], True, *LEFT[7:]], "may hold worse ones"),
+        ([*LEFT[:7], False], "What waits could only say how far"),
     ],
 )
 
@@ -1475,3 +1579,13 @@ def test_an_answer_of_nan_is_told_where_nan_comes_from():
     told = str(trial_checks.shortest(divides_by_the_row_of_y))
     assert "0/0" in told
     assert "0/0" not in str(trial_checks.shortest(lambda W, b, x, y: 0 * x))
+
+
+def test_the_trees_have_the_sizes_that_their_exercise_says():
+    larger = [("same", "A", "B")[(a > b) - (a < b)] for a, b in dual_checks.tree_sizes().values()]
+    assert larger == list(dual_checks.size_of_the_tree.truth)
+    least = [dual_checks._searched(dual_checks.drawn(), eps, sign=False).lower for eps in (1.0, 2.0)]
+    assert least[0] > 0.01
+    assert least[1] < -0.01
+    again = [dual_checks._searched(dual_checks.drawn(2), eps, sign=False).lower for eps in (1.0, 2.0)]
+    assert np.allclose(again, 2 * np.array(least), atol=1e-5)

@@ -29,6 +29,8 @@ ORDER = [
     "relaxation",
     "bounds",
     "branching",
+    "leaves",
+    "programs",
     "exact",
 ]
 ORDER += [

@@ -160,3 +160,16 @@ def test_a_plan_with_an_exercise_that_does_not_exist_is_an_error(book):
     (book / "page.md").write_text(PAGE.replace("[ex-carry]", "[ex-curry]"), encoding="utf-8")
     with pytest.raises(ValueError, match="ex-curry"):
         build(book)
+
+
+def test_a_deck_of_two_sittings_is_cut_at_a_slide(book):
+    plan = "- {session: lecture, decks: [0, 1], class: [ex-add]}"
+    halves = "- {session: one, decks: [1], until: Rest}\n- {session: two, decks: [1], from: Rest}"
+    (book / "page.md").write_text(PAGE.replace(plan, halves), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no stretch of slides begins with .*'Rest'"):
+        build(book)
+
+    write(book, "01_sums", [*SUMS[:4], slide("Rest"), notes("Timing: 3 minutes."), *SUMS[4:]])
+    text = build(book)
+    assert re.search(r"one slides of Sums up to Rest \(5\) 5", text)
+    assert re.search(r"two slides of Sums from Rest on \(15\) 15", text)

@@ -29,6 +29,7 @@ from adv_lib import (
     ensembles,
     evaluation,
     exact,
+    leaves,
     linear,
     losses,
     mahalanobis,
@@ -254,6 +255,7 @@ CALLS = {
         f"exact {method}": lambda method=method: vars(exact.margins(net, x, labels, cube, method=method))
         for method in exact.SOLVERS
     },
+    "certify by programs": lambda: vars(exact.certify(net, x, labels, cube, stages=exact.PROGRAMS)),
 }
 ATTACKS = {
     "fgsm": attacks.fgsm,
@@ -337,6 +339,14 @@ for p in ORDERS:
                     f"margins {m}": lambda ball=ball, m=m: bounds.margins(net, x, labels, ball, m)
                     for m in ("interval", *dual.SLOPES)
                 },
+                "certify": lambda ball=ball: vars(exact.certify(net, x, labels, ball, node_limit=3)),
+                "exact dual": lambda ball=ball: vars(
+                    exact.margins(net, x, labels, ball, method="dual", node_limit=2)
+                ),
+                "tightened": lambda ball=ball: bounds.tightened(
+                    pieces, plain, x, ball.region(x), steps=2
+                ),
+                "refined": lambda ball=ball: leaves.refined(pieces, plain, x, ball.region(x), 3),
                 "best slopes": lambda ball=ball: bounds.best_slopes(net, x, labels, ball, steps=3),
                 "robust loss": lambda ball=ball: bounds.robust_loss(net, x, labels, ball),
                 "conjugate": lambda ball=ball: conjugates.ball(w - x, x, ball),

@@ -109,6 +109,15 @@ class Chapter:
     def lecture_minutes(self) -> int:
         return sum(stretch.minutes for stretch in self.lecture)
 
+    def sitting(self, begin: str | None, end: str | None) -> tuple[int, str]:
+        """The minutes from one slide until another, by their headings, and that in words."""
+        starts = [part.slides[0] if part.slides else "" for part in self.lecture]
+        if unknown := {begin, end} - {None, *starts}:
+            raise ValueError(f"{self.docname}: no stretch of slides begins with {unknown}")
+        part = self.lecture[begin and starts.index(begin) : end and starts.index(end)]
+        words = f" from *{begin}* on" * bool(begin) + f" up to *{end}*" * bool(end)
+        return sum(stretch.minutes for stretch in part), words
+
     @property
     def exercise_minutes(self) -> int:
         return total(self.exercises)
@@ -245,9 +254,10 @@ class LecturePlan(Overview):
 class CoursePlan(Overview):
     """A timetable: the body lists sessions in YAML, the chapters say how long they take.
 
-    session: its name; decks: numbers of chapters; class, home: labels of exercises, or numbers of
-    chapters for all of theirs; minutes: for what is neither, such as lunch. A chapter that the book does
-    not have is left out. With `:start: 9:00` every session begins when the one before ends.
+    session: its name; decks: numbers of chapters; from, until: a slide's heading, where the session
+    begins or ends within its decks; class, home: labels of exercises, or numbers of chapters for all of
+    theirs; minutes: for what is neither, such as lunch. A chapter that the book does not have is left
+    out. With `:start: 9:00` every session begins when the one before ends.
     """
 
     has_content = True
@@ -258,28 +268,32 @@ class CoursePlan(Overview):
         hours, _, past = self.options.get("start", "0:00").partition(":")
         clock, rows, used, at_home = 60 * int(hours) + int(past), [], set(), 0
         for session in yaml.safe_load("\n".join(self.content)):
-            decks = [c for c in chapters if c.number in session.get("decks", [])]
+            decks = [
+                (c, *c.sitting(session.get("from"), session.get("until")))
+                for c in chapters
+                if c.number in session.get("decks", [])
+            ]
             now, later = (chosen(chapters, session.get(key, [])) for key in ("class", "home"))
-            taken = sum(c.lecture_minutes for c in decks) + total(now) + session.get("minutes", 0)
+            taken = sum(minutes for _, minutes, _ in decks) + total(now) + session.get("minutes", 0)
             name = f"{clock // 60}:{clock % 60:02} " * ("start" in self.options) + session["session"]
-            rows.append([name, "; ".join([*map(self.deck, decks), *map(link, now)]), taken])
+            rows.append([name, "; ".join([*(self.deck(*d) for d in decks), *map(link, now)]), taken])
             rows[-1] += ["; ".join(map(link, later)), total(later) or ""]
             clock, at_home = clock + taken, at_home + total(later)
-            used |= {c.docname for c in decks} | {e["label"] for e in [*now, *later]}
+            used |= {c.docname for c, *_ in decks} | {e["label"] for e in [*now, *later]}
         rows.append(["**All**", "", sum(row[2] for row in rows), "", at_home or ""])
         head = ["Session", "In class (minutes)", "Minutes", "At home (minutes)", "Minutes"]
         width = len(head) if at_home else 3
-        left = [self.deck(c) for c in chapters if c.docname not in used]
+        left = [self.deck(c, c.lecture_minutes) for c in chapters if c.docname not in used]
         unset = [e for c in chapters for e in c.exercises if e["label"] not in used]
         left += [f"exercises of {total(unset)} minutes"] if unset else []
         rest = f"\n\nNot in this plan: {'; '.join(left)}." if left else ""
         text = table(head[:width], [row[:width] for row in rows]) + rest
         return self.parse_text_to_nodes(text)
 
-    def deck(self, chapter: Chapter) -> str:
-        """A chapter's slides, linked, with their minutes."""
+    def deck(self, chapter: Chapter, minutes: int, part: str = "") -> str:
+        """A chapter's slides, or a part of them, linked, with their minutes."""
         words, home = chapter.title.partition(":")[0], self.config.html_baseurl
-        return f"slides of [{words}]({home}slides/{chapter.name}.html) ({chapter.lecture_minutes})"
+        return f"slides of [{words}]({home}slides/{chapter.name}.html){part} ({minutes})"
 
 
 def chosen(chapters: list[Chapter], wanted: list) -> list[dict]:

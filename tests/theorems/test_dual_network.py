@@ -15,8 +15,10 @@ from strategies import (
     detached,
     entries,
     inputs,
+    minimum_of_pattern,
     network_case,
     orders,
+    problem,
     reached,
     relaxed_minimum,
     seeded,
@@ -26,7 +28,7 @@ from strategies import (
     with_exact_bounds,
 )
 
-from adv_lib import bounds, conjugates, dual, exact, losses
+from adv_lib import bounds, conjugates, dual, exact, leaves, losses
 from adv_lib.affine import Bounds
 from adv_lib.threat import Ball
 
@@ -65,7 +67,7 @@ def test_for_all_slopes_the_backward_pass_has_the_value_of_the_closed_form_and_b
     layers = [Bounds(*map(torch.detach, pair)) for pair in bounds.pre_activations(model, x, ball)]
     c = towards(y, K)
     relus = [dual.lines(*pair) for pair in zip(layers, any_slopes(layers, seed, K), strict=True)]
-    nu = dual.multipliers(pieces, relus, c)
+    nu, _ = dual.multipliers(pieces, relus, c)
     J = dual.bound(pieces, relus, x, ball.region(x), c)
     matrices = [piece.matrix() for piece in pieces]
     terms = [-(each.flatten(2) @ b) for each, (_, b) in zip(nu, matrices, strict=True)]
@@ -233,6 +235,199 @@ def test_where_no_unit_is_unstable_j_is_the_minimum_over_the_ball(kind, seed, p,
     leads = values[:, :, y] - values
     others = [k for k in range(values.shape[2]) if k != y]
     assert (leads >= found["dual"] - EXACT)[:, :, others].all()
+
+
+# ---- units that are on or off ----
+
+
+class Split:
+    """A random network, some of whose unstable units keep the sign that they have at a point.
+
+    n samples with r problems each, with any slopes, and any β of the right signs and of this size.
+    """
+
+    def __init__(self, kind, seed, p, box, eps, share=0.6, size=1.0, n=6):
+        self.model, self.x, y, self.ball = network_case(kind, seed, p, box, eps, n)
+        self.pieces, self.region = detached(self.model, self.x), self.ball.region(self.x)
+        self.c = towards(y, self.model(self.x).shape[1])
+        self.r = self.c.shape[1]
+        layers = bounds.pre_activations(self.model, self.x, self.ball, "crown")
+        root = [Bounds(*map(torch.detach, pair)) for pair in layers]
+        self.points = Case(self.ball, self.x, self.x if box else None).points(60)
+        a, self.z = self.network(self.points)
+        self.signs, self.a = [each[seed % len(each)].sign() for each in a], a
+        self.phases = [
+            sign * ((l < 0) & (u > 0)) * (torch.rand(l.shape, generator=seeded(seed)) < share)
+            for sign, (l, u) in zip(self.signs, root, strict=True)
+        ]
+        self.layers, self.slopes = dual.branch(root, self.phases), any_slopes(root, seed, self.r)
+        self.betas = [
+            size * phase[:, None] * entries((n, self.r, *phase.shape[1:]), seed, "plain").abs()
+            for phase in self.phases
+        ]
+
+    def network(self, deltas):
+        """a_1, …, a_{D−1}, (m, n, *shape) each, and a_D, (m, n, K), at x + δ for δ of (m, n, d)."""
+        h, found = (self.x + deltas.reshape(-1, *self.x.shape)).flatten(0, 1), []
+        for piece in self.pieces:
+            found.append(piece(h).unflatten(0, deltas.shape[:2]))
+            h = found[-1].flatten(0, 1).relu()
+        return found[:-1], found[-1].flatten(2)
+
+    def inside(self, a):
+        """Which of some points lie in the branch, (m, n)."""
+        agree = [(each * s >= 0).flatten(2).all(2) for each, s in zip(a, self.phases, strict=True)]
+        return torch.stack(agree).all(0)
+
+    def relus(self):
+        return [dual.lines(*pair) for pair in zip(self.layers, self.slopes, strict=True)]
+
+    def passed(self, relus, betas):
+        """J, ν̂ of each layer, and the δ at which the linear function it ends in is smallest."""
+        J = dual.bound(self.pieces, relus, self.x, self.region, self.c, betas)
+        nu, hats = dual.multipliers(self.pieces, relus, self.c, betas)
+        first = (nu[0].flatten(2) @ self.pieces[0].matrix()[0]).detach()
+        delta = [self.ball.argmax(first[:, k].reshape(self.x.shape), self.x) for k in range(self.r)]
+        return J, hats, torch.stack(delta, 1).flatten(2)
+
+
+@theorem("thm-split")
+@settings(max_examples=120)
+@given(
+    kinds, seeds, orders, boxes, radii, st.sampled_from([0.2, 1.0]), st.sampled_from([0.1, 1.0, 30.0])
+)
+def test_with_beta_of_the_right_signs_j_is_below_every_point_of_the_branch(
+    kind, seed, p, box, eps, share, size
+):
+    one = Split(kind, seed, p, box, eps, share, size)
+    J, _, _ = one.passed(one.relus(), one.betas)
+    kept = one.inside(one.a)
+    assert kept.any(0).all()  # the point that the branch was made of
+    assert (torch.einsum("mnk,nrk->mnr", one.z, one.c) >= J - EXACT * (1 + size))[kept].all()
+
+
+@theorem("thm-split")
+@given(seeds, st.sampled_from([-1.0, 1.0]))
+def test_a_ray_of_the_relu_costs_nothing_where_nu_is_on_its_side_and_everything_elsewhere(seed, side):
+    """On: sup of pa + qh over h = a ≥ 0. Off: over h = 0 ≥ a. With p = −ν and q = ν̂."""
+    nu, hat = entries((2, 50), seed, "ties")
+    ray = torch.logspace(-3, 6, 40).double()[:, None]
+    a, h = side * ray, torch.clamp(side * ray, min=0)
+    most = (-nu * a + hat * h).amax(0)
+    free = nu >= hat if side > 0 else nu <= 0
+    assert (most[free] <= EXACT).all()
+    assert (most[~free] > 1e3).all()
+
+
+@theorem("thm-forward")
+@settings(max_examples=60)
+@given(kinds, seeds, orders, boxes, radii)
+def test_j_and_its_gradients_are_read_off_one_forward_pass(kind, seed, p, box, eps):
+    """The gradients: every change of α and β within their limits gains at most what they promise."""
+    one = Split(kind, seed, p, box, eps)
+    relus = one.relus()
+    J, hats, delta = one.passed(relus, one.betas)
+    a = dual.forward(one.pieces, relus, one.x, delta, hats)
+    paid = sum((beta * pre).flatten(2).sum(2) for beta, pre in zip(one.betas, a, strict=False))
+    torch.testing.assert_close((one.c * a[-1].view_as(one.c)).sum(2) - paid, J)
+    slopes = [alpha.clamp(0.05, 0.95) for alpha in one.slopes]
+    one.slopes, t = slopes, 1e-7
+    relus = one.relus()
+    J, hats, delta = one.passed(relus, one.betas)
+    a = dual.forward(one.pieces, relus, one.x, delta, hats)
+    smooth = torch.stack([(hat.abs() > 1e-3).flatten(2).all(2) for hat in hats]).all(0)
+    moved_beta = [entries(beta.shape, seed + 1, "plain") * beta.sign().abs() for beta in one.betas]
+    moved_alpha = [entries(alpha.shape, seed + 2, "plain") for alpha in slopes]
+    promised = sum((-pre * move).flatten(2).sum(2) for pre, move in zip(a, moved_beta, strict=False))
+    for pre, hat, move, (l, u) in zip(a, hats, moved_alpha, one.layers, strict=False):
+        free = ((l < 0) & (u > 0))[:, None]
+        promised = promised + (pre * (-hat).clamp(min=0) * move * free).flatten(2).sum(2)
+    gained = []
+    for step in (t, -t):
+        one.slopes = [alpha + step * move for alpha, move in zip(slopes, moved_alpha, strict=True)]
+        betas = [beta + step * move for beta, move in zip(one.betas, moved_beta, strict=True)]
+        gained.append((one.passed(one.relus(), betas)[0] - J) / step)
+    same = smooth & ((gained[0] - gained[1]).abs() < 1e-3 * (1 + promised.abs()))  # no kink in between
+    assert (same | ~smooth).float().mean() > 0.5
+    torch.testing.assert_close(gained[0][same], promised[same], rtol=1e-3, atol=1e-3)
+
+
+@theorem("thm-shares")
+@settings(max_examples=60)
+@given(kinds, seeds, orders, boxes, radii, st.sampled_from([0.0, 0.5, 1.0]))
+def test_the_gap_is_a_sum_of_what_each_unit_costs_and_what_is_paid_for_the_splits(
+    kind, seed, p, box, eps, share
+):
+    """cᵀa_D at the δ of the pass is J + Σ |ν̂| |max(a, 0) − its line| + Σ βᵀa; J + shares without one."""
+    one = Split(kind, seed, p, box, eps, share)
+    relus = one.relus()
+    J, hats, delta = one.passed(relus, one.betas)
+    for k in range(one.r):
+        a, z = one.network(delta[:, k][None])
+        here = [
+            dual.lines(*pair) for pair in zip(one.layers, [s[:, [k]] for s in one.slopes], strict=True)
+        ]
+        own = [hat[:, [k]] for hat in hats]
+        shares = leaves.share(leaves.View(one.layers, here, own, [each[0][:, None] for each in a]))
+        assert all((part >= 0).all() for part in shares)
+        gap = sum(part.flatten(1).sum(1) for part in shares)
+        paid = sum(
+            (beta[:, k] * each[0]).flatten(1).sum(1) for beta, each in zip(one.betas, a, strict=True)
+        )
+        kept = one.inside(a)[0]
+        assert share or kept.all()
+        value = (z[0] * one.c[:, k]).sum(1)
+        torch.testing.assert_close(value[kept], (J[:, k] + gap + paid)[kept])
+
+
+@theorem("thm-all-split")
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_with_every_unit_decided_the_best_beta_reach_the_minimum_over_the_branch(p):
+    """None goes above it; those of a solver reach it. An empty branch has no largest J."""
+    eps, found, empty = {1: 1.5, 2: 0.9, math.inf: 0.5}[p], 0, 0
+    for seed, box in itertools.product((1, 3), (None, BOX)):
+        model, x, y, ball = problem(seed, (3,), 1, p, eps, box, hidden=(4, 2), scale=3)
+        model.requires_grad_(False)
+        pieces, region, c = detached(model, x), ball.region(x), towards(y, 3)[:, [int(y == 0)]]
+        root = bounds.pre_activations(model, x, ball, "crown")
+        draw = seeded(seed)
+        for turn in range(4):
+            share = inputs((1, 3), seed + turn) - x if box else entries((1, 3), seed + turn, "plain")
+            at = ball.project(share, x)  # the first pattern is that of a point
+            flat = [torch.randint(0, 2, l.shape, generator=draw).double() * 2 - 1 for l, _ in root]
+            h, signs = x + at, []
+            for piece, other in zip(pieces, flat, strict=False):
+                a = piece(h)
+                signs.append(other if turn else torch.where(a >= 0, 1.0, -1.0).to(a))
+                h = a.relu()
+            unstable = [(l < 0) & (u > 0) for l, u in root]
+            phases = [sign * mask for sign, mask in zip(signs, unstable, strict=True)]
+            layers = dual.branch(root, phases)
+            on = torch.cat(
+                [
+                    torch.where(m, s > 0, l >= 0)[0]
+                    for m, s, (l, _) in zip(unstable, signs, root, strict=True)
+                ]
+            )
+            least = minimum_of_pattern(pieces, x, ball, c[0, 0], on)
+            relus = [dual.lines(pair, "crown") for pair in layers]
+            size = [
+                phase[:, None] * entries((1, 200, *phase.shape[1:]), seed, "uneven").abs()
+                for phase in phases
+            ]
+            J = dual.bound(pieces, relus, x, region, c.expand(-1, 200, -1), size)
+            assert not (least + SOLVED < J).any()
+            _, betas = leaves.program(pieces, layers, x, region, c[0, 0], phases)
+            best = dual.bound(pieces, relus, x, region, c, [beta[:, None] for beta in betas]).item()
+            if math.isfinite(least):
+                assert best == pytest.approx(least, abs=10 * SOLVED)
+                found += 1
+            elif math.isinf(minimum_of_pattern(pieces, x, ball, c[0, 0], on, slack=0.003)):
+                grown = [1e3 * beta[:, None] for beta in betas]
+                assert dual.bound(pieces, relus, x, region, c, grown).item() > best > 10
+                empty += 1
+    assert found > 3
+    assert empty > 0 or p == math.inf
 
 
 # ---- losses ----

@@ -168,7 +168,7 @@ def test_at_any_multipliers_at_all_j_is_below_what_every_point_of_the_ball_reach
     c = towards(y, model(x).shape[1])
     c = torch.cat([c, entries(c.shape, seed, "plain")], 1)
     values = torch.einsum("mnk,nrk->mnr", reached(model, x, ball), c)
-    pass_back = dual.multipliers(pieces, [dual.lines(pair, "dual") for pair in layers], c)
+    pass_back, _ = dual.multipliers(pieces, [dual.lines(pair, "dual") for pair in layers], c)
     for draw in range(6):
         near = draw % 2  # every other time close to the good ones, where J is not far below
         nu = [near * t + size * 0.1**near * entries(t.shape, seed + draw, "plain") for t in pass_back]
@@ -185,7 +185,7 @@ def test_at_any_multipliers_at_all_j_is_below_the_minimum_of_the_relaxation(kind
     layers = [Bounds(*map(torch.detach, pair)) for pair in layers]
     c = towards(y, model(x).shape[1])[:, [int(y == 0)]]
     least, _ = relaxed_minimum(pieces, layers, x, ball, c)
-    pass_back = dual.multipliers(pieces, [dual.lines(pair, "crown") for pair in layers], c)
+    pass_back, _ = dual.multipliers(pieces, [dual.lines(pair, "crown") for pair in layers], c)
     nu = [t + size * entries((1, 50, *t.shape[2:]), seed, "sparse") for t in pass_back]
     nu[-1] = -c.expand_as(nu[-1])
     assert (dual.value(pieces, layers, x, ball, nu) <= least + SOLVED).all()

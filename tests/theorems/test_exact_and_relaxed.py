@@ -26,7 +26,7 @@ from strategies import (
     theorem,
 )
 
-from adv_lib import bounds, exact
+from adv_lib import bounds, branching, exact, leaves
 from adv_lib.affine import affine_pieces
 from adv_lib.bounds import Bounds
 from adv_lib.exact import TOLERANCE
@@ -73,7 +73,9 @@ def test_all_minima_are_positive_exactly_where_no_allowed_perturbation_changes_t
 ):
     """In the plane, on a dense grid of the square: ReLU stretches nothing, so a grid misses little."""
     model, x, y, ball = instance(seed, (6,), eps, (2,), 4, box)
-    found, answer = exact.margins(model, x, y, ball, jobs=1), exact.certify(model, x, y, ball, jobs=1)
+    found = exact.margins(model, x, y, ball, method="dual" if seed % 2 else "search", jobs=1)
+    stages = exact.LADDER if seed % 2 else exact.PROGRAMS
+    answer = exact.certify(model, x, y, ball, stages=stages, jobs=1)
     slope = 2 * math.prod(torch.linalg.matrix_norm(layer.weight, 2).item() for layer in model[1::2])
     lower, upper = map(torch.from_numpy, cube(x, ball))
     for i in range(len(x)):
@@ -107,9 +109,12 @@ def test_a_tie_counts_as_broken():
     model[0].weight.copy_(torch.tensor([[1.0], [0.0]]))
     model[0].bias.copy_(torch.tensor([0.0, 0.5]))
     x, y, ball = torch.tensor([[0.75]]).double(), torch.tensor([0]), Ball(math.inf, 0.25)
-    assert exact.margins(model, x, y, ball).margins[0, 1] == 0
-    assert exact.certify(model, x, y, ball).status == ("broken",)
-    assert exact.certify(model, x, y, Ball(math.inf, 0.24)).status == ("robust",)
+    for method in ("dual", "search"):
+        assert exact.margins(model, x, y, ball, method=method).margins[0, 1] == 0
+    for stages in (exact.LADDER, exact.PROGRAMS):
+        assert exact.certify(model, x, y, ball, stages=stages).status == ("broken",)
+        narrow = exact.certify(model, x, y, Ball(math.inf, 0.24), stages=stages)
+        assert narrow.status == ("robust",)
 
 
 # ---- one ReLU ----
@@ -348,3 +353,25 @@ def test_a_search_for_the_sign_ends_with_the_sign(seed, hidden, eps):
         assert found.lower > TOLERANCE
     if least < -2 * TOLERANCE:
         assert found.upper < -TOLERANCE
+
+
+@theorem("thm-search")
+@settings(max_examples=10)
+@given(seeds, hidden, boxes, cubes)
+def test_so_does_a_search_that_bounds_its_cases_by_backward_passes(seed, hidden, box, eps):
+    model, x, y, ball = instance(seed, hidden, eps, n=1, box=box)
+    lower, upper = (end[0] for end in cube(x, ball))
+    c = torch.eye(3)[y] - torch.eye(3)[(y + 1) % 3]
+    least = minimum_by_patterns(layers_of(model), lower, upper, c[0].numpy())
+    root = bounds.pre_activations(model, x, ball, "crown")
+    given_ = affine_pieces(model, x.shape[1:]), root, x, ball.region(x), c.double(), torch.tensor([0])
+    start = [(math.inf, x[0].numpy())]
+    for limit in (1, 2, 3, 5, None):
+        (found,) = branching.search(leaves.Leaves(*given_), start, node_limit=limit)
+        assert found.nodes <= (limit or math.inf)
+        assert found.lower <= least + EXACT
+        assert least <= found.upper + EXACT
+        point = torch.from_numpy(found.point)[None]
+        assert ball.contains(point - x, x).all()
+        assert (model(point) @ c[0].double()).item() == pytest.approx(found.upper)
+    assert found.upper - found.lower <= TOLERANCE
