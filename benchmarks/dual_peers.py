@@ -142,7 +142,10 @@ def auto_lirpa(
     dtype: torch.dtype = torch.float64,
     shape: Sequence[int] | None = None,
 ) -> Margins:
-    """CROWN by auto_LiRPA, for images of a shape or flat. Version 0.3 uses three names that NumPy 2 and PyTorch have since removed."""
+    """CROWN by auto_LiRPA, for images of a shape or flat.
+
+    Version 0.3 uses three names that NumPy 2 and PyTorch have since removed.
+    """
     if "numpy.lib.arraysetops" not in sys.modules:
         from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
 

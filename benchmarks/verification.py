@@ -58,9 +58,10 @@ and 20 starts breaks: of all, of those called robust, and how many called broken
 
 {missed}
 
-**With and without linear programs**, all {right} images at once on {cores} cores: seconds by the clock of
-`exact.certify` by its defaults and with `stages=exact.PROGRAMS`, at most {limit:,} cases or programs an
-image, and robust / broken / unknown. Do the two contradict each other on any image? {ladder_contradict}.
+**With and without linear programs**, all {right} images at once on {cores} cores: seconds by the clock
+of `exact.certify` by its defaults and with `stages=exact.PROGRAMS`, at most {limit:,} cases or programs
+an image, and robust / broken / unknown. Do the two contradict each other on any image?
+{ladder_contradict}.
 
 {table_ladder}
 
@@ -157,7 +158,7 @@ def verdicts(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[str, list[tabl
 
 
 def ladder(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[str, str]:
-    """`exact.certify` by backward passes and by linear programs, and whether they contradict each other."""
+    """`exact.certify` by backward passes and by linear programs, and whether the two contradict."""
     rows, contradictions = [], 0
     for eps in (0.05, 0.1):
         both = {}
