@@ -74,8 +74,8 @@ Of all thirty questions that the competition asked of a network, its entrants an
 {others}
 
 **How fast cases are bounded**, in the first {cases:,} cases of a search for question {hard}, float64,
-one thread, without what comes before the search; memory is the most of a fresh process, and {idle} MB
-of it are there before.
+one thread, without what comes before the search; memory is what the search adds to the {idle} MB of a
+fresh process.
 
 {speeds}
 
@@ -259,11 +259,8 @@ def searched(
     return found[0], timer.clock()
 
 
-def speed(
-    path: Path, i: int, together: int, cases: int, device: str = "cpu"
-) -> tuple[float, float, float]:
-    """Cases a second, and the memory before and in all, in this process."""
-    given = prepared(path, i, device)
+def speed(given: Search, together: int, cases: int) -> tuple[float, float, float]:
+    """Cases a second, and the most memory of this process before the search and after it."""
     before = memory()
     found, seconds = searched(given, together, cases)
     return found.nodes / seconds, before, memory()
@@ -317,15 +314,13 @@ def words_and_seconds(found: Sequence[Answer]) -> tuple[list[str], list[float]]:
 
 def speeds(path: Path, i: int, cases: int = CASES) -> tuple[str, float]:
     """The table of speeds, and the memory before the search."""
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    rows, idle = [], 0.0
+    given, idle, rows = prepared(path, i), 0.0, []
+    gpu = prepared(path, i, "cuda") if torch.cuda.is_available() else None
     for together in TOGETHER:
-        found = [apart(speed, path, i, together, cases, device) for device in devices]
-        rate, idle, most = found[0]
-        more = [f"{found[1][0]:,.0f}"] if len(found) > 1 else []
-        rows.append(tables.printed(together, f"{rate:,.0f}", f"{most:.0f}", *more))
-    head = ("cases at a time", "cases a second", "memory, MB")
-    head += ("cases a second, GPU",) if len(devices) > 1 else ()
+        rate, idle, most = apart(speed, given, together, cases)
+        more = [f"{speed(gpu, together, cases)[0]:,.0f}"] if gpu else []
+        rows.append(tables.printed(together, f"{rate:,.0f}", f"{most - idle:.0f}", *more))
+    head = ("cases at a time", "cases a second", "memory, MB", *(["cases a second, GPU"] if gpu else []))
     return tables.table(head, rows), idle
 
 

@@ -91,7 +91,7 @@ def test_every_score_finds_the_same_sign_and_counts_its_cases(file):
 
 
 def test_speeds_count_cases_a_second_and_memory(file):
-    rate, before, most = competition.speed(file, 2, 8, 500)
+    rate, before, most = competition.speed(competition.prepared(file, 2), 8, 500)
     assert rate > 0
     assert 0 < before <= most
 
