@@ -30,7 +30,7 @@ from strategies import (
 from torch import nn
 
 from adv_lib import _work, bounds, dual, exact, linear, losses, models
-from adv_lib.affine import affine_pieces
+from adv_lib.affine import affine_pieces, sight
 from adv_lib.bounds import Bounds
 from adv_lib.threat import Ball
 
@@ -882,3 +882,68 @@ def test_the_linear_programs_take_what_stands_on_a_gpu(method):
     here = bounds.pre_activations(model, x, ball, method)
     expected = bounds.margins(model, x, y, ball, "lp", layer_bounds=here)
     torch.testing.assert_close(found.cpu(), expected, rtol=NEAR, atol=NEAR)
+
+
+# ---- what one unit of a convolution sees ----
+
+CONVOLUTIONS = {
+    "strides and padding": (
+        (1, 8, 8),
+        lambda: [
+            *(nn.Conv2d(1, 3, 3, 2, 1), nn.ReLU(), nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU()),
+            *(nn.Conv2d(4, 2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3)),
+        ],
+    ),
+    "uneven, in groups": (
+        (2, 9, 7),
+        lambda: [
+            *(nn.Conv2d(2, 4, (3, 2), (2, 1), (1, 0), dilation=(1, 2)), nn.ReLU()),
+            *(nn.Conv2d(4, 6, 2, 2, 1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 3)),
+        ],
+    ),
+    "all at once": (
+        (1, 6, 6),
+        lambda: [
+            *(nn.Conv2d(1, 2, 5, 1, 2), nn.ReLU(), nn.Conv2d(2, 3, 6), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(3, 3)),
+        ],
+    ),
+    "many channels": (
+        (6, 6, 6),
+        lambda: [
+            *(nn.Conv2d(6, 6, 3, 1, "same"), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(32, 3)),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_the_window_that_a_unit_sees_gives_the_bounds_of_the_whole_network(kind, p, monkeypatch):
+    shape, layers = CONVOLUTIONS[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = nn.Sequential(*layers()).double(), torch.rand(3, *shape, dtype=torch.float64)
+        each = 0.2 * torch.rand(3, *shape, dtype=torch.float64)
+    y, pieces = model(x).argmax(1), affine_pieces(model, shape)
+    windowed = bool(sight(pieces[:2])[1])  # there is a smaller network
+    assert windowed is (kind != "all at once")
+    for ball in (Ball(p, 0.1, BOX), Ball(p, each), Ball(p, torch.tensor([0.0, 0.1, 0.3]).double(), BOX)):
+
+        def found(ball=ball):
+            margins = {m: bounds.margins(model, x, y, ball, m) for m in ("dual", "crown")}
+            finite = margins["dual"].isfinite()
+            total = sum(each[finite].sum() for each in margins.values())
+            gradients = torch.autograd.grad(total, list(model.parameters()))
+            with torch.no_grad():
+                layers = bounds.pre_activations(model, x, ball, "crown")
+                tight = bounds.tightened([q.detach() for q in pieces], layers, x, ball.region(x))
+            ends = [end for layer in (*layers, *tight) for end in layer]
+            return [*(m.detach()[finite] for m in margins.values()), *gradients, *ends]
+
+        by_windows = found()
+        with monkeypatch.context() as patch:
+            patch.setattr(bounds, "sight", lambda pieces: (list(pieces), []))
+            for one, other in zip(by_windows, found(), strict=True):
+                torch.testing.assert_close(one, other)
