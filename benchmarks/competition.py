@@ -30,7 +30,7 @@ PROGRAMS_LIMIT = 30
 GRACE = 1.25  # times the limit: then a process is ended
 JOBS = 2  # questions at a time, each in a process with one thread
 HARD, CASES, TOGETHER = ("256x2", 1), 2000, (1, 8, 64, 256)  # the question of the table of speeds
-SCORED, ROOM = ("256x2", (3, 5)), 20000  # the questions of the table of scores, and cases for each
+SCORED, ROOM = ("256x2", (3, 5)), 5000  # the questions of the table of scores, and cases for each
 OTHERS = {  # of thirty questions, by the results of the competition; seconds they had for one: 120, 300
     "α,β-CROWN (GPU)": (30, 22),
     "oval (GPU)": (30, 17),
