@@ -32,7 +32,7 @@ In the order in which data flow, each imports only what stands before it:
     sets and losses        projections, threat, data, models, stack, losses, linear
     attacks                attacks
     bounds                 affine, conjugates, dual, relaxation, bounds, branching, leaves, programs,
-                           exact
+                           ladder, exact
     training and defenses  danskin, mahalanobis, ensembles, optimisers, schedules, training, recipe,
                            dent, detection
     judging                evaluation, comparison, suite, diagnostics, adaptive

@@ -1,7 +1,7 @@
 """Branch and bound: split a minimum into cases until what is proved meets what is found.
 
 It knows no network and no bound. A case says of some units that they are on or off; whoever can bound
-the minimum in such a case can be searched with: linear programs (`exact.search`), backward passes
+the minimum in such a case can be searched with: linear programs (`programs.search`), backward passes
 (`leaves`), or anything else. Several questions can be searched at a time, and each may be the smallest
 of several minima, one a root: then their cases go to the bound together, as one batch.
 """

@@ -326,8 +326,9 @@ def _better(one: Ascent, other: Ascent, more: Tensor) -> Ascent:
 
 
 def _largest(hat: Tensor) -> Tensor:
-    """The largest |ν̂| of a layer, (m, r, 1, …)."""
-    size = hat.abs().flatten(2).amax(2).clamp(min=torch.finfo(hat.dtype).tiny)
+    """The largest |ν̂| of a layer, (m, r, 1, …); 1 where none is sent back, since β is divided by it."""
+    size = hat.abs().flatten(2).amax(2)
+    size = torch.where(size > torch.finfo(hat.dtype).tiny ** 0.5, size, 1.0)
     return size.reshape(*size.shape, *[1] * (hat.ndim - 2))
 
 

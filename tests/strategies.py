@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from adv_lib import attacks, data, losses, models, training
+from adv_lib import attacks, bounds, data, dual, losses, models, training
 from adv_lib.affine import Bounds, affine_pieces
 from adv_lib.threat import Ball
 
@@ -397,6 +397,62 @@ def towards(y: Tensor, K: int) -> Tensor:
     """e_y − e_k for every class k, (n, K, K), in float64."""
     one = torch.eye(K, dtype=torch.float64)
     return one[y][:, None] - one
+
+
+class Branch:
+    """A random network, a batch, and for every sample a branch that holds at least one point.
+
+    The phases are the signs at some point of the ball, of about this share of the unstable units.
+    r problems each, with any slopes and any β of the right signs.
+    """
+
+    def __init__(self, kind, seed, p=math.inf, box=BOX, eps=0.3, share=0.5, size=1.0, n=4):
+        self.model, self.x, y, self.ball = network_case(kind, seed, p, box, eps, n, each_eps=seed % 2)
+        self.model.requires_grad_(False)
+        self.pieces = affine_pieces(self.model, self.x.shape[1:])
+        self.region, self.c = self.ball.region(self.x), towards(y, math.prod(self.pieces[-1].shape_out))
+        self.r, self.seed = self.c.shape[1], seed
+        root = bounds.pre_activations(self.model, self.x, self.ball, "crown")
+        self.points = Case(self.ball, self.x, self.x if box else None).points(60)
+        self.a, self.z = self.network(self.points)
+        self.phases = [
+            a[seed % len(a)].sign()
+            * ((l < 0) & (u > 0) & (torch.rand(l.shape, generator=seeded(seed)) < share))
+            for a, (l, u) in zip(self.a, root, strict=True)
+        ]
+        self.layers = dual.branch(root, self.phases)
+        self.slopes = [inputs((n, self.r, *l.shape[1:]), seed) for l, _ in root]
+        self.betas = [
+            size * phase[:, None] * entries((n, self.r, *phase.shape[1:]), seed, "plain").abs()
+            for phase in self.phases
+        ]
+
+    def network(self, deltas):
+        """a_1, …, a_{D−1} and a_D of the network itself: (m, n, *shape) each, for δ (m, n, d)."""
+        h, a = (self.x + deltas.reshape(-1, *self.x.shape)).flatten(0, 1), []
+        for piece in self.pieces:
+            a.append(piece(h).unflatten(0, deltas.shape[:2]))
+            h = a[-1].flatten(0, 1).relu()
+        return a[:-1], a[-1].flatten(2)
+
+    def inside(self, a):
+        """Which points lie in the branch, (m, n)."""
+        kept = torch.ones(a[0].shape[:2], dtype=torch.bool)
+        for each, phase in zip(a, self.phases, strict=True):
+            kept &= (each * phase >= 0).flatten(2).all(2)
+        return kept
+
+    def lines(self, slopes=None):
+        return [dual.lines(*pair) for pair in zip(self.layers, slopes or self.slopes, strict=True)]
+
+    def bound(self, slopes=None, betas=None):
+        problem = self.x, self.region, self.c
+        return dual.bound(self.pieces, self.lines(slopes), *problem, betas or self.betas)
+
+    def ascend(self, steps, **options):
+        phases = [phase[:, None].expand(-1, self.r, *phase.shape[1:]) for phase in self.phases]
+        problem = self.x, self.region, self.c, self.slopes, steps, phases, self.betas
+        return dual.ascend(self.pieces, self.layers, *problem, **options)
 
 
 def relaxed_minimum(pieces, layers, x, ball: Ball, c) -> tuple[float, list[Tensor]]:

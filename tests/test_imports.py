@@ -31,6 +31,8 @@ ORDER = [
     "branching",
     "leaves",
     "programs",
+    "_tasks",
+    "ladder",
     "exact",
 ]
 ORDER += [

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import (
     BOX,
     NETWORKS,
+    Branch,
     Case,
     aimed,
     detached,
@@ -240,55 +241,13 @@ def test_where_no_unit_is_unstable_j_is_the_minimum_over_the_ball(kind, seed, p,
 # ---- units that are on or off ----
 
 
-class Split:
-    """A random network, some of whose unstable units keep the sign that they have at a point.
-
-    n samples with r problems each, with any slopes, and any β of the right signs and of this size.
-    """
-
-    def __init__(self, kind, seed, p, box, eps, share=0.6, size=1.0, n=6):
-        self.model, self.x, y, self.ball = network_case(kind, seed, p, box, eps, n)
-        self.pieces, self.region = detached(self.model, self.x), self.ball.region(self.x)
-        self.c = towards(y, self.model(self.x).shape[1])
-        self.r = self.c.shape[1]
-        layers = bounds.pre_activations(self.model, self.x, self.ball, "crown")
-        root = [Bounds(*map(torch.detach, pair)) for pair in layers]
-        self.points = Case(self.ball, self.x, self.x if box else None).points(60)
-        a, self.z = self.network(self.points)
-        self.signs, self.a = [each[seed % len(each)].sign() for each in a], a
-        self.phases = [
-            sign * ((l < 0) & (u > 0)) * (torch.rand(l.shape, generator=seeded(seed)) < share)
-            for sign, (l, u) in zip(self.signs, root, strict=True)
-        ]
-        self.layers, self.slopes = dual.branch(root, self.phases), any_slopes(root, seed, self.r)
-        self.betas = [
-            size * phase[:, None] * entries((n, self.r, *phase.shape[1:]), seed, "plain").abs()
-            for phase in self.phases
-        ]
-
-    def network(self, deltas):
-        """a_1, …, a_{D−1}, (m, n, *shape) each, and a_D, (m, n, K), at x + δ for δ of (m, n, d)."""
-        h, found = (self.x + deltas.reshape(-1, *self.x.shape)).flatten(0, 1), []
-        for piece in self.pieces:
-            found.append(piece(h).unflatten(0, deltas.shape[:2]))
-            h = found[-1].flatten(0, 1).relu()
-        return found[:-1], found[-1].flatten(2)
-
-    def inside(self, a):
-        """Which of some points lie in the branch, (m, n)."""
-        agree = [(each * s >= 0).flatten(2).all(2) for each, s in zip(a, self.phases, strict=True)]
-        return torch.stack(agree).all(0)
-
-    def relus(self):
-        return [dual.lines(*pair) for pair in zip(self.layers, self.slopes, strict=True)]
-
-    def passed(self, relus, betas):
-        """J, ν̂ of each layer, and the δ at which the linear function it ends in is smallest."""
-        J = dual.bound(self.pieces, relus, self.x, self.region, self.c, betas)
-        nu, hats = dual.multipliers(self.pieces, relus, self.c, betas)
-        first = (nu[0].flatten(2) @ self.pieces[0].matrix()[0]).detach()
-        delta = [self.ball.argmax(first[:, k].reshape(self.x.shape), self.x) for k in range(self.r)]
-        return J, hats, torch.stack(delta, 1).flatten(2)
+def passed(one, relus, betas):
+    """J, ν̂ of each layer, and the δ at which the linear function it ends in is smallest."""
+    J = dual.bound(one.pieces, relus, one.x, one.region, one.c, betas)
+    nu, hats = dual.multipliers(one.pieces, relus, one.c, betas)
+    first = (nu[0].flatten(2) @ one.pieces[0].matrix()[0]).detach()
+    delta = [one.ball.argmax(first[:, k].reshape(one.x.shape), one.x) for k in range(one.r)]
+    return J, hats, torch.stack(delta, 1).flatten(2)
 
 
 @theorem("thm-split")
@@ -299,8 +258,8 @@ class Split:
 def test_with_beta_of_the_right_signs_j_is_below_every_point_of_the_branch(
     kind, seed, p, box, eps, share, size
 ):
-    one = Split(kind, seed, p, box, eps, share, size)
-    J, _, _ = one.passed(one.relus(), one.betas)
+    one = Branch(kind, seed, p, box, eps, share, size, n=6)
+    J, _, _ = passed(one, one.lines(), one.betas)
     kept = one.inside(one.a)
     assert kept.any(0).all()  # the point that the branch was made of
     assert (torch.einsum("mnk,nrk->mnr", one.z, one.c) >= J - EXACT * (1 + size))[kept].all()
@@ -324,16 +283,16 @@ def test_a_ray_of_the_relu_costs_nothing_where_nu_is_on_its_side_and_everything_
 @given(kinds, seeds, orders, boxes, radii)
 def test_j_and_its_gradients_are_read_off_one_forward_pass(kind, seed, p, box, eps):
     """The gradients: every change of α and β within their limits gains at most what they promise."""
-    one = Split(kind, seed, p, box, eps)
-    relus = one.relus()
-    J, hats, delta = one.passed(relus, one.betas)
+    one = Branch(kind, seed, p, box, eps, n=6)
+    relus = one.lines()
+    J, hats, delta = passed(one, relus, one.betas)
     a = dual.forward(one.pieces, relus, one.x, delta, hats)
     paid = sum((beta * pre).flatten(2).sum(2) for beta, pre in zip(one.betas, a, strict=False))
     torch.testing.assert_close((one.c * a[-1].view_as(one.c)).sum(2) - paid, J)
     slopes = [alpha.clamp(0.05, 0.95) for alpha in one.slopes]
     one.slopes, t = slopes, 1e-7
-    relus = one.relus()
-    J, hats, delta = one.passed(relus, one.betas)
+    relus = one.lines()
+    J, hats, delta = passed(one, relus, one.betas)
     a = dual.forward(one.pieces, relus, one.x, delta, hats)
     smooth = torch.stack([(hat.abs() > 1e-3).flatten(2).all(2) for hat in hats]).all(0)
     moved_beta = [entries(beta.shape, seed + 1, "plain") * beta.sign().abs() for beta in one.betas]
@@ -346,7 +305,7 @@ def test_j_and_its_gradients_are_read_off_one_forward_pass(kind, seed, p, box, e
     for step in (t, -t):
         one.slopes = [alpha + step * move for alpha, move in zip(slopes, moved_alpha, strict=True)]
         betas = [beta + step * move for beta, move in zip(one.betas, moved_beta, strict=True)]
-        gained.append((one.passed(one.relus(), betas)[0] - J) / step)
+        gained.append((passed(one, one.lines(), betas)[0] - J) / step)
     same = smooth & ((gained[0] - gained[1]).abs() < 1e-3 * (1 + promised.abs()))  # no kink in between
     assert (same | ~smooth).float().mean() > 0.5
     torch.testing.assert_close(gained[0][same], promised[same], rtol=1e-3, atol=1e-3)
@@ -359,9 +318,9 @@ def test_the_gap_is_a_sum_of_what_each_unit_costs_and_what_is_paid_for_the_split
     kind, seed, p, box, eps, share
 ):
     """cᵀa_D at the δ of the pass is J + Σ |ν̂| |max(a, 0) − its line| + Σ βᵀa; J + shares without one."""
-    one = Split(kind, seed, p, box, eps, share)
-    relus = one.relus()
-    J, hats, delta = one.passed(relus, one.betas)
+    one = Branch(kind, seed, p, box, eps, share, n=6)
+    relus = one.lines()
+    J, hats, delta = passed(one, relus, one.betas)
     for k in range(one.r):
         a, z = one.network(delta[:, k][None])
         here = [
