@@ -2,6 +2,7 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -824,6 +825,19 @@ def test_parallel_map_keeps_the_order_whoever_is_first():
 
     assert _work.parallel_map(slow, [(i,) for i in range(8)], jobs=4) == list(range(8))
     assert _work.parallel_map(slow, []) == []
+
+
+def test_several_jobs_have_one_thread_of_pytorch_each_and_whoever_asks_keeps_his_own():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert set(_work.parallel_map(torch.get_num_threads, [()] * 8, jobs=2)) == {1}
+        assert _work.parallel_map(torch.get_num_threads, [()] * 8, jobs=1) == [3] * 8
+        assert _work.parallel_map(torch.get_num_threads, [()], jobs=2) == [3]
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_bar_is_shown_on_stdout_only_and_only_when_asked_for(capfd):

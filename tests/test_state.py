@@ -343,9 +343,7 @@ for p in ORDERS:
                 "exact dual": lambda ball=ball: vars(
                     exact.margins(net, x, labels, ball, method="dual", node_limit=2)
                 ),
-                "tightened": lambda ball=ball: bounds.tightened(
-                    pieces, plain, x, ball.region(x), steps=2
-                ),
+                "tightened": lambda ball=ball: bounds.tightened(pieces, plain, x, ball.region(x)),
                 "refined": lambda ball=ball: leaves.refined(pieces, plain, x, ball.region(x), 3),
                 "best slopes": lambda ball=ball: bounds.best_slopes(net, x, labels, ball, steps=3),
                 "robust loss": lambda ball=ball: bounds.robust_loss(net, x, labels, ball),
