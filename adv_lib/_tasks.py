@@ -12,14 +12,14 @@ from time import time
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import branching, leaves
+from . import bounds, branching, leaves
 from .affine import Affine, Bounds
 from .branching import TOLERANCE, Array, Found
 from .programs import mip, search
 from .relaxation import Layer, relax
-from .threat import Region
+from .threat import Ball, Region
 
 SOLVERS = {"search": search, "mip": mip}
 ROUNDS = ((0, 1000), (30, 1000), (100, 4000), (300, math.inf))  # cases of a hidden unit, and of a sample
@@ -120,16 +120,17 @@ def sign(
     lower: Array,
     upper: Array,
     y: int,
-    bounds: Sequence[tuple[Array, Array]] | None,
+    known: Sequence[tuple[Array, Array]] | None,
     proved: Sequence[float],
     node_limit: int | None,
     end: float,
 ) -> Found:
     """Does every z_y − z_k stay positive, by linear programs? The smallest that was found.
 
-    bounds: of the hidden layers, None for those by linear programs.  proved: bounds on the margins.
+    known: bounds of the hidden layers, None for those by linear programs.
+    proved: bounds on the margins.
     """
-    relaxation, _ = relax(layers, lower, upper, bounds)
+    relaxation, _ = relax(layers, lower, upper, known)
     one, left = np.eye(len(layers[-1][1])), node_limit
     found = {k: Found(least, math.inf, lower, 0) for k, least in enumerate(proved) if least <= TOLERANCE}
     for k in sorted(found, key=proved.__getitem__):
@@ -177,3 +178,10 @@ def rivals(pieces: Sequence[Affine], y: Tensor, k: Sequence[int], like: Tensor) 
     """e_y − e_k, a row for each pair."""
     one = torch.eye(math.prod(pieces[-1].shape_out), dtype=like.dtype, device=like.device)
     return one[y] - one[k]
+
+
+def layer_bounds(model: nn.Sequential, pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[Bounds]:
+    """Pre-activation bounds with slopes of their own for every unit."""
+    with torch.no_grad():
+        layers = bounds.pre_activations(model, x, ball, "crown")
+        return bounds.tightened(pieces, layers, x, ball.region(x))

@@ -34,7 +34,7 @@ from ._tasks import SOLVERS
 from ._work import parallel_map
 from .affine import Affine, affine_pieces
 from .branching import TOLERANCE
-from .ladder import STAGES, Known, Limits, layer_bounds
+from .ladder import STAGES, Known, Limits
 from .threat import Ball
 
 LADDER = ("interval", "attack", "crown", "slopes", "branches")  # stages of `certify`, for every p
@@ -124,7 +124,7 @@ def margins(
     pieces, x = _given(model, x, y, ball, node_limit)
     if method == "dual" or (method is None and ball.p != math.inf):
         double = x.double()
-        given = layer_bounds(model, pieces, double, ball), double, ball.region(double)
+        given = _tasks.layer_bounds(model, pieces, double, ball), double, ball.region(double)
         tasks = [
             (pieces, *_tasks.some(*given, part), y[part], node_limit)
             for part in _tasks.parts(len(x), jobs)

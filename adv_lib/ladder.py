@@ -58,7 +58,7 @@ class Known:
         """Pre-activation bounds of these samples with slopes of their own for every unit, found once."""
         if not len(self.rows):
             x, _, ball = self.of(rows)
-            self.rows, self.layers = rows, layer_bounds(self.model, self.pieces, x, ball)
+            self.rows, self.layers = rows, _tasks.layer_bounds(self.model, self.pieces, x, ball)
         at = (self.rows == rows[:, None]).int().argmax(1)
         return [Bounds(lower[at], upper[at]) for lower, upper in self.layers]
 
@@ -188,13 +188,6 @@ def _of_many_starts(
     with evaluating(model), torch.no_grad():
         least = losses.margin(model(at + delta), labels).view(len(x), STARTS).argmin(1)
     return delta.view(len(x), STARTS, *x.shape[1:])[torch.arange(len(x), device=x.device), least]
-
-
-def layer_bounds(model: nn.Sequential, pieces: Sequence[Affine], x: Tensor, ball: Ball) -> list[Bounds]:
-    """Pre-activation bounds with slopes of their own for every unit."""
-    with torch.no_grad():
-        layers = bounds.pre_activations(model, x, ball, "crown")
-        return bounds.tightened(pieces, layers, x, ball.region(x))
 
 
 def _wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

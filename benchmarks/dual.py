@@ -239,13 +239,13 @@ def section(pair: data.Data) -> str:
     small = Case(networks.mnist_small(pair), images, labels, (0.01, 0.02, 0.05))
     convnet = Case(networks.mnist_strided(pair)[0], images[:IMAGES], labels[:IMAGES], (0.02,))
     some = images[:IMAGES], labels[:IMAGES]
+    both = {
+        "W & K": Case(networks.mnist_strided(pair)[0], *some, (CONVNET,)),
+        "book": Case(networks.mnist_conv(pair)[0], images[:1], labels[:1], (CONVNET,)),
+    }
     with torch.no_grad():
         table_crown, targets_crown = crown(on_digits | {"MNIST, 784-50-20-10": small})
         table_convex, targets_convex = convex(on_digits | {"convnet": convnet})
-        both = {
-            "W & K": Case(networks.mnist_strided(pair)[0], *some, (CONVNET,)),
-            "book": Case(networks.mnist_conv(pair)[0], images[:1], labels[:1], (CONVNET,)),
-        }
         table_convnets, targets_convnets = convnets(both)
         table_digits, orders = digits(model, x, y), dual_orders.section()
     return TEXT.format(

@@ -1881,6 +1881,8 @@ HARMLESS = {
     "plots.on_a_phone",
     "exact.Certificates",
     "exact.Margins",
+    "ladder.Known",  # what exact has checked
+    "ladder.Limits",
     "leaves.Leaves",  # all of leaves gets pieces, bounds and regions that exact checked
     "leaves.View",
     "leaves.price",
