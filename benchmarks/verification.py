@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adv_lib import attacks, data, exact, losses
+from adv_lib import attacks, data, exact, losses, programs
 from adv_lib.relaxation import relax
 from adv_lib.threat import Ball
 
@@ -73,7 +73,7 @@ or less. The last column is the largest difference between the two where both kn
 {table_minima}
 
 **Tighter bounds on the hidden layers**, {big_m} samples: only the sign of every margin, by
-`exact.search` and without intervals or attacks before it. *One big M* lets every hidden unit be in
+`programs.search` and without intervals or attacks before it. *One big M* lets every hidden unit be in
 [−M, M], where M is the largest interval bound of the network. Seconds include the making of the bounds;
 a node is a linear program of the search. A class is left after {big_m_limit:,} nodes and its sample is
 *unknown*, so those seconds and nodes would be more. No target was set. Do two bounds contradict each
@@ -88,7 +88,7 @@ other on any sample? {contradict}.
 # ---- nine margins of the relaxation ----
 
 
-def programs(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[str, list[tables.Target]]:
+def relaxed(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[str, list[tables.Target]]:
     """The table of linear programs, and target 6."""
     ours, new = "one relaxation", "a new one for each class"
     ways = {ours: hot, new: cold}
@@ -227,7 +227,7 @@ def decide(sample: Sample, given: Sequence[Pair] | None) -> Decision:
     one, nodes, proved = np.eye(len(sample.layers[-1][1])), 0, True
     for k in set(range(len(one))) - {sample.y}:
         c = one[sample.y] - one[k]
-        found = exact.search(relaxation, sample.layers, c, BIG_M_LIMIT, sign=True)
+        found = programs.search(relaxation, sample.layers, c, BIG_M_LIMIT, sign=True)
         nodes += found.nodes
         if found.upper < -exact.TOLERANCE:
             return Decision("broken", nodes)
@@ -270,7 +270,7 @@ def section(_: data.Data) -> str:
     x, y = x[right], y[right]
     for method in exact.SOLVERS:  # what they import is not their time
         exact.margins(model, x[:1], y[:1], Ball(math.inf, 0.01, (0, 1)), method=method, jobs=1)
-    table_programs, targets_programs = programs(model, x, y)
+    table_programs, targets_programs = relaxed(model, x, y)
     table_verdicts, targets_verdicts, missed = verdicts(model, x, y)
     table_ladder, ladder_contradict = ladder(model, x, y)
     table_tightening, contradict = tightening(model, x, y)

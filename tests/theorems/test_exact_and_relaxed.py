@@ -26,7 +26,7 @@ from strategies import (
     theorem,
 )
 
-from adv_lib import bounds, branching, exact, leaves
+from adv_lib import bounds, branching, exact, leaves, programs
 from adv_lib.affine import affine_pieces
 from adv_lib.bounds import Bounds
 from adv_lib.exact import TOLERANCE
@@ -318,12 +318,12 @@ def test_the_search_holds_the_minimum_between_two_ends_whenever_it_stops_and_the
     c = np.eye(3)[y.item()] - np.eye(3)[(y.item() + 1 + seed % 2) % 3]
     least = minimum_by_patterns(layers, lower, upper, c)
     relaxed, _ = relax(layers, lower, upper)
-    whole = exact.search(relaxed, layers, c)
+    whole = programs.search(relaxed, layers, c)
     assert whole.upper - whole.lower <= TOLERANCE
     assert 1 <= whole.nodes <= 2 ** (len(relaxed.pre) + 1) - 1
     before = None
     for limit in range(1, whole.nodes + 2):
-        found = exact.search(relaxed, layers, c, limit)
+        found = programs.search(relaxed, layers, c, limit)
         assert found.nodes <= limit
         assert found.lower <= least + EXACT
         assert least <= found.upper + EXACT
@@ -346,7 +346,7 @@ def test_a_search_for_the_sign_ends_with_the_sign(seed, hidden, eps):
     lower, upper = (end[0] for end in cube(x, ball))
     c = np.eye(3)[y.item()] - np.eye(3)[(y.item() + 1) % 3]
     least = minimum_by_patterns(layers, lower, upper, c)
-    found = exact.search(relax(layers, lower, upper)[0], layers, c, sign=True)
+    found = programs.search(relax(layers, lower, upper)[0], layers, c, sign=True)
     assert found.lower <= least + EXACT
     assert least <= found.upper + EXACT
     if least > 2 * TOLERANCE:
