@@ -163,6 +163,34 @@ OPEN["exact_and_relaxed.triangle"] = (
         ),
     ],
 )
+
+
+def whole_program(W, b, w, offset, low, high, bits=True, ends=False, box=True, sign=1):
+    middle, reach = W @ (high + low) / 2 + b, np.abs(W) @ (high - low) / 2
+    l, u = (W @ low + b, W @ high + b) if ends else (middle - reach, middle + reach)
+    x, h, v = cp.Variable(len(low)), cp.Variable(len(b)), cp.Variable(len(b), boolean=bits)
+    a = W @ x + b
+    rules = [h >= a, h >= 0, h <= cp.multiply(u, v), h <= a - cp.multiply(l, 1 - v), v >= 0, v <= 1]
+    rules += [x >= low, x <= high] if box else [x >= 2 * low - 1, x <= 2 * high + 1]
+    return sign * cp.Problem(cp.Minimize(sign * (w @ h + offset)), rules).solve(solver=cp.HIGHS)
+
+
+OPEN["exact_and_relaxed.whole_program"] = (
+    [whole_program, lambda *case: np.array([whole_program(*case)])],
+    [
+        (3, "expected a function"),
+        (lambda *case: None, "expected one number"),
+        (lambda *case: [0.0, 1.0], "expected one number"),
+        (lambda *case: whole_program(*case, bits=False), "the bits have become fractions"),
+        (lambda *case: whole_program(*case, ends=True), "are l and u valid"),
+        (lambda *case: whole_program(*case, sign=-1), "The adversary wants the smallest"),
+        (lambda W, b, w, offset, low, high: whole_program(W, b, w, 0, low, high), "The offset"),
+        (lambda W, b, *rest: whole_program(W, 0 * b, *rest), "You left b out"),
+        (lambda *case: whole_program(*case, box=False), "It allows points that no input reaches"),
+        (lambda W, b, w, offset, *box: offset - 1000, "It allows points"),
+        (lambda *case: math.inf, "It forbids the input"),
+    ],
+)
 OPEN["exact_and_relaxed.unsound"] = (
     [[1.5, -0.5, 1.0], (-1.5, -0.5, -1), torch.tensor([2.0, 1.0, 1.0])],
     [

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import exact, models
+from .. import exact, models, programs
+from ..relaxation import Array, relax
 from ..threat import Ball
 from . import Code, Exercise, Numbers
 from .comparing import as_tensor, copies
@@ -52,6 +54,45 @@ elision = Numbers(
         "w_y − w_k = (1, 0) is positive in h₁, so the worst h₁ is its lower end, 0.": (-1.5, 1.5),
     },
     praise="the separate intervals ask for h₁ = 0 and h₁ = 1 at the same time.",
+)
+
+one_step = Numbers(
+    expected=(0.2, 2.2, 0.2, 0.2),
+    labels=(
+        "the network's margin at (1/3, 2/3)",
+        "the bound with unit 3 on",
+        "the bound with unit 3 off",
+        "what is proved for both",
+    ),
+    mistakes={
+        "The first is the program's claim. Send δ through the network: a₃ = −2, so h₃ = 0.": (
+            -0.8,
+            2.2,
+            0.2,
+            0.2,
+        ),
+        "An input may be in either case, so only the smaller of the two bounds is proved.": (
+            0.2,
+            2.2,
+            0.2,
+            2.2,
+        ),
+        "With both cases done the bound before the split counts no more. Take the smaller of the two.": (
+            0.2,
+            2.2,
+            0.2,
+            -0.8,
+        ),
+        "Where unit 3 is on, h₃ = −2s is paid for by unit 2: 2h₂ ≥ 2(1 − s). Add the two.": (
+            0.2,
+            0.2,
+            0.2,
+            0.2,
+        ),
+        "The two cases are exchanged: the one with unit 3 on comes first.": (0.2, 0.2, 2.2, 0.2),
+        "You kept the offset 1.5. Here it is 0.2.": (1.5, 3.5, 1.5, 1.5),
+    },
+    praise="two cases, two sums of inequalities, and a proof that the relaxation alone did not have.",
 )
 
 # ---- intervals ----
@@ -206,6 +247,80 @@ class _Triangle(Exercise):
 
 triangle = _Triangle()
 
+# ---- a whole program ----
+
+
+def _network(seed: int, d: int, m: int) -> tuple[Array, ...]:
+    draw = np.random.default_rng(seed)
+    low = draw.uniform(-1, 0.5, d)
+    W, w = draw.normal(size=(m, d)), draw.normal(size=m)
+    return W, draw.normal(size=m), w, float(draw.normal()), low, low + draw.uniform(0.5, 1.5, d)
+
+
+_PAPER = (
+    np.array([[-2.0, 1.0], [-1.0, -1.0], [-2.0, -2.0]]),
+    np.array([0.0, 1.0, 0.0]),
+    np.array([2.0, 2.0, -1.0]),
+    1.5,
+    -np.ones(2),
+    np.ones(2),
+)
+
+
+class _WholeProgram(Exercise):
+    praise = "that is a complete verifier, for one hidden layer."
+
+    def examine(self, answer: Callable) -> str | None:
+        """Compare with the exact minimum on small networks, and with what slips would give."""
+        if not callable(answer):
+            return f"expected a function program(W, b, w, offset, low, high), got {answer!r}."
+        networks = {"the paper network": _PAPER, "a network with 4 units": _network(3, 2, 4)}
+        for name, case in (networks | {"one with 6 units": _network(2, 3, 6)}).items():
+            W, b, w, offset, low, high = case
+            got, truth = as_tensor(answer(*copies(case))), _minimum(*case)
+            if got is None or got.numel() != 1:
+                return "expected one number, the smallest margin."
+            got = got.item()
+            if abs(got - truth) <= NEAR * (1 + abs(truth)):
+                continue
+            centre, reach = W @ (high + low) / 2 + b, np.abs(W) @ (high - low) / 2
+            slips = {
+                "That is the relaxed minimum: the bits have become fractions.": _relaxed(*case),
+                "That is the interval bound: every unit for itself, without a program.": offset
+                + np.minimum(w * np.maximum(centre - reach, 0), w * np.maximum(centre + reach, 0)).sum(),
+                "That is the largest margin. The adversary wants the smallest.": -_minimum(
+                    W, b, -w, -offset, low, high
+                ),
+                "The offset of the margin is missing.": truth - offset,
+                "You left b out of a = W x + b.": _minimum(W, 0 * b, w, offset, low, high),
+            }
+            told = f"on {name} your program says {got:.4g}, and the smallest margin is {truth:.4g}."
+            for sentence, value in slips.items():
+                if abs(got - value) <= NEAR * (1 + abs(value)):
+                    return f"{told} {sentence}"
+            if got < truth:
+                return f"{told} It allows points that no input reaches: are all four inequalities there?"
+            return (
+                f"{told} It forbids the input that reaches it: are l and u valid for every input of the "
+                "box, and is the box right?"
+            )
+        return None
+
+
+NEAR = 1e-4  # of a solver
+
+
+def _minimum(W: Array, b: Array, w: Array, offset: float, low: Array, high: Array) -> float:
+    layers = [(W, b), (w[None], np.array([offset]))]
+    return programs.search(relax(layers, low, high)[0], layers, np.ones(1)).upper
+
+
+def _relaxed(W: Array, b: Array, w: Array, offset: float, low: Array, high: Array) -> float:
+    return relax([(W, b), (w[None], np.array([offset]))], low, high)[0].minimise(w, offset).bound
+
+
+whole_program = _WholeProgram()
+
 # ---- break it: a bound with a mistake ----
 
 
@@ -292,11 +407,13 @@ faster = _Faster()
 # ---- the chapter's exercises, in its order ----
 
 EXERCISES = {
-    "Four inequalities": four_inequalities,
-    "Who may say what": verdicts,
     "Write interval propagation": interval,
     "Elision": elision,
     "Find the unsound bound": unsound,
+    "Four inequalities": four_inequalities,
     "The triangle in cvxpy": triangle,
+    "A whole program": whole_program,
+    "One step of the search": one_step,
+    "Who may say what": verdicts,
     "Which verifies faster?": faster,
 }
