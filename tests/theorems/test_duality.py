@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 from strategies import (
     BOX,
     NETWORKS,
@@ -218,3 +220,36 @@ def test_also_with_bounds_that_no_relaxation_implies(seed, hidden, box):
     assert pytest.approx(least, abs=SOLVED, rel=SOLVED) == J
     found = exact.margins(model, x, y, ball, jobs=1).margins[0, int(y == 0)].item()
     assert found + SOLVED >= J
+
+
+# ---- linear programs ----
+
+
+@theorem("thm-lp-duality")
+@given(seeds, st.sampled_from([(2, 2), (3, 5), (6, 4)]))
+def test_what_adding_inequalities_proves_is_below_every_solution_and_the_best_is_the_minimum(
+    seed, shape
+):
+    """A solution and multipliers that fit are drawn first, so both programs have an optimum."""
+    draw = np.random.default_rng(seed)
+    A = draw.normal(size=shape)
+    A[draw.random(shape) < 0.3] = 0
+    xi, lam = draw.exponential(size=shape[1]), draw.exponential(size=shape[0])
+    b, c = A @ xi - draw.exponential(size=shape[0]), A.T @ lam + draw.exponential(size=shape[1])
+    assert c @ xi >= b @ lam
+    least, most = linprog(c, A_ub=-A, b_ub=-b), linprog(-b, A_ub=A.T, b_ub=c)
+    assert least.success
+    assert most.success
+    assert least.fun == pytest.approx(-most.fun, abs=SOLVED, rel=SOLVED)
+    assert b @ lam <= least.fun + SOLVED
+    assert c @ xi >= least.fun - SOLVED
+
+
+@theorem("thm-lp-duality")
+@given(seeds)
+def test_where_no_solution_exists_the_proofs_have_no_largest(seed):
+    """ξ₁ ≥ 1 and −ξ₁ ≥ 0 contradict each other: multipliers that fit prove more than any number."""
+    draw = np.random.default_rng(seed)
+    A = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    most = linprog([-1.0, 0.0], A_ub=A.T, b_ub=draw.exponential(size=2))
+    assert most.status == 3  # unbounded
