@@ -6,13 +6,12 @@ needs a solution. One copy runs from top to bottom all the same.
 """
 
 import ast
-import re
-import symtable
 
 import chapter_cells
 import nbformat
 import pytest
 import run_notebooks
+from cell_names import names
 
 pytestmark = pytest.mark.slow
 
@@ -55,19 +54,6 @@ def shown(notebook, mark: str) -> list[str]:
     assert f": {passed} of {len(lines)} exercises pass" in first
     assert "text/html" in output.data
     return lines
-
-
-def names(cell) -> tuple[set[str], set[str]]:
-    """The names that a cell gives a meaning in the notebook, and those that it finds there."""
-    python = re.sub(r"^(\s*)[%!].*", r"\1pass", cell.source, flags=re.MULTILINE)
-    top = symtable.symtable(python, "cell", "exec")
-    sets = {name.get_name() for name in top.get_symbols() if name.is_assigned() or name.is_imported()}
-    scopes, found = [top], set()
-    while scopes:
-        scope = scopes.pop()
-        scopes += scope.get_children()
-        found |= {name.get_name() for name in scope.get_symbols() if scope is top or name.is_global()}
-    return sets, found - sets
 
 
 def changes(cell) -> set[str]:
