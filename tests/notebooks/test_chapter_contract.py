@@ -7,7 +7,6 @@ from statistics import median
 
 import chapter_cells
 import nbformat
-import pytest
 from cell_names import names
 
 from adv_lib.checks import Pencil
@@ -63,7 +62,7 @@ def test_the_code_cells_that_are_shown_are_short(chapter):
     assert median(lengths) <= 6
 
 
-# How many cells that are shown use names that a folded cell has made: whoever reads them has to unfold it.
+# How many cells that are shown use names that a folded cell has made, so that readers have to unfold it.
 # No chapter may have more. Chapters 2 to 5 had 32, 31, 2 and 27 before their second edition.
 HIDDEN = {
     "00_introduction": 13,
