@@ -57,7 +57,7 @@ elision = Numbers(
 )
 
 one_step = Numbers(
-    expected=(0.2, 2.2, 0.2, 0.2),
+    expected=(0.2, 3.2, 0.2, 0.2),
     labels=(
         "the network's margin at (1/3, 2/3)",
         "the bound with unit 3 on",
@@ -67,30 +67,31 @@ one_step = Numbers(
     mistakes={
         "The first is the program's claim. Send δ through the network: a₃ = −2, so h₃ = 0.": (
             -0.8,
-            2.2,
+            3.2,
             0.2,
             0.2,
         ),
         "An input may be in either case, so only the smaller of the two bounds is proved.": (
             0.2,
-            2.2,
+            3.2,
             0.2,
-            2.2,
+            3.2,
         ),
         "With both cases done the bound before the split counts no more. Take the smaller of the two.": (
             0.2,
-            2.2,
+            3.2,
             0.2,
             -0.8,
         ),
-        "Where unit 3 is on, h₃ = −2s is paid for by unit 2: 2h₂ ≥ 2(1 − s). Add the two.": (
+        "Where unit 3 is on, h₃ = −2s is paid for by unit 2: 3h₂ ≥ 3(1 − s). Add the two, with s ≤ 0.": (
             0.2,
             0.2,
             0.2,
             0.2,
         ),
-        "The two cases are exchanged: the one with unit 3 on comes first.": (0.2, 0.2, 2.2, 0.2),
-        "You kept the offset 1.5. Here it is 0.2.": (1.5, 3.5, 1.5, 1.5),
+        "The two cases are exchanged: the one with unit 3 on comes first.": (0.2, 0.2, 3.2, 0.2),
+        "You kept the offset 1.5. Here it is 0.2.": (1.5, 4.5, 1.5, 1.5),
+        "You kept the weight 2 of h₂. Here it is 3.": (0.2, 2.2, 0.2, 0.2),
     },
     praise="two cases, two sums of inequalities, and a proof that the relaxation alone did not have.",
 )
@@ -409,8 +410,8 @@ faster = _Faster()
 EXERCISES = {
     "Write interval propagation": interval,
     "Elision": elision,
-    "Find the unsound bound": unsound,
     "Four inequalities": four_inequalities,
+    "Find the unsound bound": unsound,
     "The triangle in cvxpy": triangle,
     "A whole program": whole_program,
     "One step of the search": one_step,
