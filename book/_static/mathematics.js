@@ -13,7 +13,9 @@
     }
   };
   const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => look(target)));
-  for (const box of document.querySelectorAll("div.math")) {
+  const boxes = document.querySelectorAll("div.math");
+  document.fonts.addEventListener("loadingdone", () => boxes.forEach(look)); // a late face moves no box's edge
+  for (const box of boxes) {
     sizes.observe(box);
     box.addEventListener("scroll", () => look(box), { passive: true });
   }
