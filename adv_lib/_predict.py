@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import itertools
 import json
 import math
 import re
@@ -138,8 +137,9 @@ def _number(question: str, answer, low, high, unit: str, why: str) -> Prediction
         f'<label><input type="number" {bounds} {value} required inputmode="decimal" '
         f'aria-label="Your number, exactly">{html.escape(unit)}</label>'
     )
-    edges = [low + (high - low) * i / BANDS for i in range(BANDS + 1)]
-    hands = tuple(f"{show(a, '')} to {show(b)}" for a, b in itertools.pairwise(edges))
+    edges = sorted({round(low + (high - low) * i / BANDS, digits) for i in range(BANDS + 1)})
+    starts = [low, *(edge + step for edge in edges[1:-1])]  # a number is in one band only
+    hands = tuple(f"{show(a, '')} to {show(b)}" for a, b in zip(starts, edges[1:], strict=True))
     data = {"answer": answer, "digits": digits, "unit": unit, "near": NEAR * (high - low), "why": why}
     return Prediction(question, show(answer), why, hands, "number", form, "", _json(data))
 

@@ -144,8 +144,15 @@ def test_between_whole_numbers_only_whole_numbers_can_be_said(whole):
 def test_a_room_raises_its_hands_for_the_choices_or_for_parts_of_the_range():
     assert choice().hands == ("yes", "no")
     assert [hand.replace("\N{NO-BREAK SPACE}", " ") for hand in number().hands] == [
-        "0 to 10 images", "10 to 20 images", "20 to 30 images", "30 to 40 images",
+        "0 to 10 images", "11 to 20 images", "21 to 30 images", "31 to 40 images",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 2), (0, 5), (0, 50), (-3, 7), (0, 1000)])
+def test_each_number_belongs_to_one_show_of_hands(low, high):
+    hands = predict("?", low, low=low, high=high, why=".").hands
+    bands = [map(int, hand.replace("\N{MINUS SIGN}", "-").split(" to ")) for hand in hands]
+    assert [n for least, most in bands for n in range(least, most + 1)] == list(range(low, high + 1))
 
 
 def test_the_answer_is_marked_where_it_lies_in_the_drawn_picture():

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -122,3 +123,10 @@ def test_every_program_finds_the_same_cache_from_wherever_it_starts(tmp_path):
         check=True,
     )
     assert found.stdout.strip() == run_notebooks.fingerprint()
+
+
+def test_a_page_edited_while_the_book_is_built_runs_as_the_others_do(folder, monkeypatch):
+    for name in run_notebooks.KERNEL:
+        monkeypatch.setenv(name, "")  # is put back at the end
+    run_notebooks.fill_from_the_store(None, SimpleNamespace())
+    assert {name: os.environ[name] for name in run_notebooks.KERNEL} == run_notebooks.KERNEL

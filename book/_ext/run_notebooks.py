@@ -248,8 +248,9 @@ def run_before_reading(app, env, docnames: list[str]) -> None:
 
 
 def fill_from_the_store(app, config) -> None:
-    """Tell MyST-NB where the outputs are kept."""
+    """Tell MyST-NB where the outputs are kept, and what a page needs that it has to run itself."""
     config.nb_execution_cache_path = str(store().path)
+    os.environ.update(KERNEL)  # a page that was edited since `run_before_reading` is not among the kept
 
 
 def setup(app) -> dict:

@@ -7,6 +7,7 @@ from statistics import median
 
 import chapter_cells
 import nbformat
+import reading
 from cell_names import names
 
 from adv_lib.checks import Pencil
@@ -56,6 +57,24 @@ def test_the_badges_promise_the_minutes_of_the_exercises(chapter, exercises):
     assert int(promised) == sum(s.metadata["exercise"]["minutes"] for s, _, _ in exercises)
 
 
+def test_the_badges_promise_the_minutes_that_the_cells_take_to_read(chapter):
+    core, starred = reading.minutes(chapter.cells)
+    (badges,) = (cell.source for cell in chapter.cells if "badges" in cell.metadata)
+    assert int(re.search(r" · (\d+) min to read", badges)[1]) == reading.rounded(core)
+    for cell in chapter.cells:
+        if promised := re.search(r"★ \(about (\d+) minutes\)", cell.source):
+            assert int(promised[1]) == reading.rounded(starred)
+
+
+def test_no_exercise_stands_in_a_section_that_a_first_reader_skips(chapter):
+    stars = {
+        cell.metadata["exercise"]["label"]: star
+        for cell, _, star in reading.stretches(chapter.cells)
+        if "exercise" in cell.metadata
+    }
+    assert [label for label, star in stars.items() if star.startswith("★ *Not needed")] == []
+
+
 def test_the_code_cells_that_are_shown_are_short(chapter):
     shown = [c for c in code(chapter.cells) if not c.metadata.get("jupyter", {}).get("source_hidden")]
     lengths = [len(cell.source.splitlines()) for cell in shown]
@@ -67,10 +86,10 @@ def test_the_code_cells_that_are_shown_are_short(chapter):
 HIDDEN = {
     "00_introduction": 13,
     "01_linear_models": 12,
-    "02_attacks": 6,
-    "03_exact_and_relaxed": 7,
-    "04_duality": 4,
-    "05_dual_network": 9,
+    "02_attacks": 4,
+    "03_exact_and_relaxed": 0,
+    "04_duality": 1,
+    "05_dual_network": 2,
     "06_adversarial_training": 10,
     "07_danskin": 14,
     "08_dent": 42,
