@@ -29,7 +29,8 @@ def book(*cells):
 EXERCISE = [
     markdown(
         "### Exercise: Add (5 min, code)\n\nAdd.",
-        exercise={"label": "ex-add", "title": "Add", "minutes": 5, "kind": "code"},
+        exercise={"label": "ex-add", "title": "Add", "minutes": 5, "kind": "code"}
+        | {"difficulty": "easy", "importance": "extra"},
     ),
     code("def add(a, b):\n    raise NotImplementedError\n\n\ncheck.add(add)", tags=["exercise"]),
     markdown(
@@ -51,9 +52,15 @@ def test_a_theorem_gets_its_label_and_loses_only_its_opening():
     assert text == "::::{prf:theorem} X\n:label: thm-x\n\nEvery **bold** claim.\n::::"
 
 
+def test_a_recap_is_a_box_with_its_own_title():
+    (text,) = book(markdown("**So far.** Attacks are lower bounds.", recap=True))
+    assert text == ":::{admonition} So far\n:class: recap\n\nAttacks are lower bounds.\n:::"
+
+
 def test_an_exercise_closes_after_its_stub_and_a_solution_after_its_code():
     texts = book(*EXERCISE, markdown("after"))
     assert texts[0].startswith(":::{exercise-start} Add\n:label: ex-add\n:class: code")
+    assert "<span>code</span> 5 min · easy · extra</p>" in texts[0]
     assert texts[2].startswith(":::{exercise-end}")
     assert texts[3].startswith('<details class="solution">')
     assert texts[5].startswith("</details>")

@@ -49,8 +49,9 @@ def markdown(text, **metadata):
     return {"cell_type": "markdown", "id": f"m{abs(hash(text))}", "metadata": metadata, "source": text}
 
 
-def exercise(label, title, minutes, kind):
+def exercise(label, title, minutes, kind, importance="essential"):
     asked = {"label": label, "title": title, "minutes": minutes, "kind": kind}
+    asked |= {"difficulty": "easy", "importance": importance}
     return markdown(f"### Exercise: {title} ({minutes} min)\n\nDo.", exercise=asked)
 
 
@@ -73,8 +74,11 @@ SUMS = [
     notes("Ask who can add. Timing: 5 minutes."),
     LIVE | {"metadata": {"tags": ["live-demo"], "slideshow": {"slide_type": "slide"}}},
     exercise("ex-add", "Add", 10, "code"),
-    exercise("ex-carry", "Carry", 7, "pencil"),
+    exercise("ex-carry", "Carry", 7, "pencil", "useful"),
     notes("Show. Timing: 12 minutes with the demo."),
+    markdown("## Apart\n\n★ *Not needed for what follows.*"),
+    slide("More"),
+    notes("Skip. Timing: 3 minutes."),
 ]
 PRODUCTS = [
     markdown("# Products\n\n**And one times one?**", slideshow={"slide_type": "slide"}),
@@ -125,10 +129,10 @@ def book(tmp_path, monkeypatch):
 def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     text = build(book)
     assert "1 Sums: easy What is one and one? 30 minutes" in text
-    assert "Sums: easy 1 1 0 2 17 Products 0 0 1 1 20 All 1 1 1 3 37" in text
-    assert "Exercise 1 Add 10 code Exercise 2 Carry 7 pencil and paper All 17" in text
-    assert "Slides (17 minutes)" in text
-    assert "5 Sums: easy · Why Ask who can add. 12 Why Show. 17 3 slides" in text
+    assert "Sums: easy 1 1 0 2 17 10 Products 0 0 1 1 20 20 All 1 1 1 3 37 30" in text
+    assert "1 Add 10 code easy essential Exercise 2 Carry 7 pencil and paper easy useful All 17" in text
+    assert "Slides (17 minutes and ★ 3)" in text
+    assert "5 Sums: easy · Why Ask who can add. 12 Why Show. ★ 3 More Skip. 17 and ★ 3 4 slides" in text
     assert re.search(r"Run this live Why: print *\( *1 *\+ *1 *\)", text)
     assert "Say that order does not matter." in text
     assert "9:50 lecture slides of Sums (17); Add (10) 27" in text
@@ -136,7 +140,7 @@ def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     assert "Not in this plan: slides of Products (1); exercises of 20 minutes." in text
 
     write(book, "02_products", [*PRODUCTS[:2], exercise("ex-times", "Times", 25, "break"), PRODUCTS[-1]])
-    assert "All 1 1 1 3 42" in build(book)
+    assert "All 1 1 1 3 42 35" in build(book)
 
     write(
         book,
@@ -146,7 +150,7 @@ def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     toc = {"root": "page", "entries": [{"file": f"0{n}"} for n in ("0_start", "1_sums", "2_products")]}
     (book / "_toc.yml").write_text(json.dumps(toc))
     text = build(book)
-    assert "Start 0 0 0 0 0 Sums: easy" in text
+    assert "Start 0 0 0 0 0 0 Sums: easy" in text
     assert "lecture slides of Start (1); slides of Sums (17); Add (10) 28" in text
 
 

@@ -16,6 +16,7 @@ CHAPTER = [
     markdown("# Two words"),  # 3 words, the sign # among them
     code("import torch\n", "install"),
     markdown("A sum $a + b$ of [two](far_away.md) is\n\n$$a + b.$$"),  # 6 words, 1 symbol, 1 formula
+    markdown("**So far.** Much.", recap=True),  # 3 words
     code("x = 1\n\ny = 2"),  # 2 lines
     code("# @title Figure\nplt.plot(x)\nplt.show()", "hide-input"),  # 1 picture
     markdown("<!-- notes\nSay this aloud.\n-->"),
@@ -33,8 +34,14 @@ CHAPTER = [
 
 def test_minutes_are_those_of_a_count_by_hand():
     core, starred = reading.minutes(CHAPTER)
-    assert core == pytest.approx(13 / 200 + 1.5 + 0.1 + 2 / 12 + 1)
+    assert core == pytest.approx(16 / 200 + 1.5 + 0.1 + 2 / 12 + 1)
     assert starred == pytest.approx(14 / 200 + 1 / 12 + 1)
+
+
+def test_recap_boxes_part_the_core_into_legs():
+    before, after = reading.legs(CHAPTER)
+    assert before == pytest.approx(9 / 200 + 1.5 + 0.1)
+    assert after == pytest.approx(4 / 200 + 2 / 12 + 1)
 
 
 @pytest.mark.parametrize(("found", "said"), [(57.4, 55), (57.6, 60), (62.4, 60)])

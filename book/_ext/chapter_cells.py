@@ -20,10 +20,12 @@ GENTLE_LINK = re.compile(
 NUMBERED_WORDS = re.compile(r"(theorem|definition|lemma|corollary|proposition|exercise|figure)\b", re.I)
 COMMENT_CELL = re.compile(r"<!-- (slide|notes)\n(.*?)\n?-->\s*", re.DOTALL)
 DETAILS = re.compile(r"\s*<details>\s*<summary>.*?</summary>(.*)</details>\s*", re.DOTALL)
-LEAD = re.compile(r"\A(\*\*.+?\*\*|#+ .*)\s*")  # **Theorem (…).** or ### Exercise: …
+LEAD = re.compile(r"\A(\*\*.+?\*\*|#+ .*)\s*")  # **Theorem (…).**, **So far.** or ### Exercise: …
 FORM_TITLE = re.compile(r"\A# @title.*\n")
 TIMING = re.compile(r"Timing: (\d+) minutes?\b[^.]*\.")
 KINDS = {"pencil": "pencil and paper", "code": "code", "break": "break it"}
+DIFFICULTIES = ("easy", "moderate", "hard")
+IMPORTANCES = ("essential", "useful", "extra")  # later chapters or the argument lean on the first
 NBGRADER_CONFIG = """c = get_config()
 c.CourseDirectory.course_id = "adversarial-robustness"
 c.ClearSolutions.code_stub = {"python": ""}  # the stubs are in the notebooks
@@ -132,6 +134,8 @@ def book_markdown(cell: dict) -> str:
         text = exercise(meta["exercise"], LEAD.sub("", text))
     elif "solution_of" in meta:
         text = '<details class="solution">\n<summary>Solution</summary>\n\n' + details_body(text)
+    elif "recap" in meta:
+        text = f":::{{admonition}} So far\n:class: recap\n\n{LEAD.sub('', text)}\n:::"
     elif "badges" in meta:
         text = f":::{{container}} badges\n{text}\n:::"
     if not slide_type(cell):
@@ -146,9 +150,10 @@ def theorem(prf: dict, text: str) -> str:
 
 def exercise(ex: dict, text: str) -> str:
     """The opening of a numbered exercise; `closing` ends it after the stub."""
+    marks = f"{ex['minutes']} min · {ex['difficulty']} · {ex['importance']}"
     return (
         f":::{{exercise-start}} {ex['title']}\n:label: {ex['label']}\n:class: {ex['kind']}\n:::\n\n"
-        f'<p class="exercise-kind"><span>{KINDS[ex["kind"]]}</span> {ex["minutes"]} min</p>\n\n{text}'
+        f'<p class="exercise-kind"><span>{KINDS[ex["kind"]]}</span> {marks}</p>\n\n{text}'
     )
 
 

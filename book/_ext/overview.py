@@ -3,7 +3,7 @@
 Four directives, each for all chapters of the table of contents: `chapter-cards`, `exercise-list`,
 `lecture-plan` and `course-plan`. Their pages are rebuilt when a chapter changes. Minutes come from the
 exercises' metadata and from the "Timing: 8 minutes." of the speaker's notes, which covers the slides
-since the one before.
+since the one before. Those of ★ sections that nothing leans on are counted apart.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import reading
 import yaml
 from chapter_cells import COMMENT_CELL, FORM_TITLE, KINDS, TIMING, references, slide_type, source, tags
 from docutils import nodes
@@ -25,6 +26,7 @@ BADGES = re.compile(
     r"\[Open in Colab\]\((?P<colab>\S+)\).* (?P<read>\d+) min to read,.*needs: (?P<needs>.+)"
 )
 CARDS = "book/_static/cards"
+LEFT_OUT = "★ *Not needed"  # of a section whose slides a lecture may leave out
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Stretch:
     minutes: int
     slides: list[str]
     notes: str
+    left_out: bool  # of a section with a ★ that nothing leans on
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Chapter:
 
     @property
     def exercises(self) -> list[dict]:
-        """The metadata of each exercise: label, title, minutes, kind."""
+        """The metadata of each exercise: label, title, minutes, kind, difficulty, importance."""
         return [c["metadata"]["exercise"] for c in self.cells if "exercise" in c["metadata"]]
 
     @property
@@ -90,24 +93,29 @@ class Chapter:
     @property
     def lecture(self) -> list[Stretch]:
         """The deck in order, cut after every note that has a timing."""
-        found, slides, notes = [], [], []
+        stars = {id(cell): star for cell, _, star in reading.stretches(self.cells)}
+        found, slides, notes, left_out = [], [], [], set()
         for heading, cell in self.headed:
             kind = slide_type(cell)
             if kind in ("slide", "subslide"):
                 slides.append(heading)
+                left_out.add(stars.get(id(cell), "").startswith(LEFT_OUT))
             elif kind == "notes":
                 notes.append(" ".join(COMMENT_CELL.fullmatch(source(cell))[2].split()))
                 if timing := TIMING.search(notes[-1]):
                     notes[-1] = TIMING.sub("", notes[-1]).strip()
-                    found.append(Stretch(int(timing[1]), slides, references("<br>".join(notes))))
-                    slides, notes = [], []
+                    if len(left_out) > 1:
+                        raise ValueError(f"{self.docname}: one timing, with and without a ★: {slides}")
+                    said = references("<br>".join(notes))
+                    found.append(Stretch(int(timing[1]), slides, said, left_out == {True}))
+                    slides, notes, left_out = [], [], set()
         if slides or notes:
             raise ValueError(f"{self.docname}: no note with a timing follows the slides {slides}")
         return found
 
     @property
     def lecture_minutes(self) -> int:
-        return sum(stretch.minutes for stretch in self.lecture)
+        return lasting(self.lecture)
 
     def sitting(self, begin: str | None, end: str | None) -> tuple[int, str]:
         """The minutes from one slide until another, by their headings, and that in words."""
@@ -116,11 +124,16 @@ class Chapter:
             raise ValueError(f"{self.docname}: no stretch of slides begins with {unknown}")
         part = self.lecture[begin and starts.index(begin) : end and starts.index(end)]
         words = f" from *{begin}* on" * bool(begin) + f" up to *{end}*" * bool(end)
-        return sum(stretch.minutes for stretch in part), words
+        return lasting(part), words
 
     @property
     def exercise_minutes(self) -> int:
         return total(self.exercises)
+
+
+def lasting(lecture: list[Stretch], left_out: bool = False) -> int:
+    """The minutes of a lecture, or of what it leaves out."""
+    return sum(stretch.minutes for stretch in lecture if stretch.left_out == left_out)
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -188,29 +201,32 @@ class ExerciseList(Overview):
         chapters = self.chapters()
         rows = [self.totals(f"{{doc}}`/{c.docname}`", c.exercises) for c in chapters]
         rows.append(self.totals("**All**", [each for c in chapters for each in c.exercises]))
-        totals = table(["Chapter", *KINDS.values(), "Exercises", "Minutes"], rows)
+        totals = table(["Chapter", *KINDS.values(), "Exercises", "Minutes", "Essential"], rows)
         return [
             *self.parse_text_to_nodes(totals),
             *(self.section(c, self.listing(c.exercises)) for c in chapters),
         ]
 
     def totals(self, name: str, exercises: list[dict]) -> list:
-        """One row: how many of each kind, how many in all, how many minutes."""
+        """One row: how many of each kind and in all, their minutes, those of the essential ones."""
         kinds = Counter(each["kind"] for each in exercises)
         return [
             name,
             *(kinds[kind] for kind in KINDS),
             len(exercises),
             total(exercises),
+            total([each for each in exercises if each["importance"] == "essential"]),
         ]
 
     def listing(self, exercises: list[dict]) -> str:
         """The table of one chapter."""
+        shown = ("title", "minutes", "kind", "difficulty", "importance")
         rows = [
-            [f"{{numref}}`{e['label']}`", e["title"], e["minutes"], KINDS[e["kind"]]] for e in exercises
+            [f"{{numref}}`{e['label']}`", *((e | {"kind": KINDS[e["kind"]]})[key] for key in shown)]
+            for e in exercises
         ]
-        rows.append(["**All**", "", total(exercises), ""])
-        return table(["Exercise", "Title", "Minutes", "Kind"], rows)
+        rows.append(["**All**", "", total(exercises), "", "", ""])
+        return table(["Exercise", "Title", "Minutes", "Kind", "Difficulty", "Importance"], rows)
 
 
 class LecturePlan(Overview):
@@ -234,16 +250,18 @@ class LecturePlan(Overview):
         home, lecture = self.config.html_baseurl, chapter.lecture
         slides = sum(len(stretch.slides) for stretch in lecture)
         rows = [
-            [part.minutes, " · ".join(part.slides), part.notes.replace("|", "\\|")] for part in lecture
+            ["★ " * p.left_out + str(p.minutes), " · ".join(p.slides), p.notes.replace("|", "\\|")]
+            for p in lecture
         ]
-        rows.append([f"**{chapter.lecture_minutes}**", f"**{slides} slides**", ""])
+        extra = f" and ★ {more}" if (more := lasting(lecture, left_out=True)) else ""
+        rows.append([f"**{chapter.lecture_minutes}**{extra}", f"**{slides} slides**", ""])
         deck = folded("The deck, minute by minute", table(["Minutes", "Slides", "Say and ask"], rows))
         live = "".join(
             folded("Run this live", f"{where}:\n\n```python\n{code}\n```")
             for where, code in chapter.live
         )
         return (
-            f"[Slides]({home}slides/{chapter.name}.html) ({chapter.lecture_minutes} minutes) · "
+            f"[Slides]({home}slides/{chapter.name}.html) ({chapter.lecture_minutes} minutes{extra}) · "
             f"{{doc}}`notebook </{chapter.docname}>` · "
             f"[student copy]({home}student/{chapter.name}.ipynb) · "
             f"{len(chapter.exercises)} exercises ({chapter.exercise_minutes} minutes)\n\n"

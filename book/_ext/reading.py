@@ -33,8 +33,19 @@ def minutes(cells: list[dict]) -> tuple[float, float]:
     """Minutes for the sections that everybody reads, and for those with a ★."""
     read = Counter()
     for cell, part, star in stretches(cells):
-        read[bool(star)] += of_code(cell) if cell["cell_type"] == "code" else of_text(part)
+        read[bool(star)] += of(cell, part)
     return read[False], read[True]
+
+
+def legs(cells: list[dict]) -> list[float]:
+    """Minutes for what everybody reads up to each recap box, and after the last."""
+    read = [0.0]
+    for cell, part, star in stretches(cells):
+        if "recap" in cell["metadata"]:
+            read.append(0.0)
+        elif not star:
+            read[-1] += of(cell, part)
+    return read
 
 
 def stretches(cells: list[dict]) -> Iterator[tuple[dict, str, str]]:
@@ -58,6 +69,11 @@ def text(cell: dict) -> str:
     if cell["cell_type"] == "code" or apart or COMMENT_CELL.fullmatch(words):
         return ""
     return FOLDED.sub("", words)
+
+
+def of(cell: dict, part: str) -> float:
+    """Minutes for a cell, or for its text below one heading."""
+    return of_code(cell) if cell["cell_type"] == "code" else of_text(part)
 
 
 def of_text(words: str) -> float:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+from collections import Counter
 from statistics import median
 
 import chapter_cells
@@ -55,6 +56,27 @@ def test_the_badges_promise_the_minutes_of_the_exercises(chapter, exercises):
     (badges,) = (cell.source for cell in chapter.cells if "badges" in cell.metadata)
     promised = re.search(r" · \d+ min to read, (\d+) min of exercises · needs: ", badges)[1]
     assert int(promised) == sum(s.metadata["exercise"]["minutes"] for s, _, _ in exercises)
+
+
+def test_the_core_is_one_sitting_with_a_recap_after_each_half_an_hour(chapter):
+    assert reading.rounded(reading.minutes(chapter.cells)[0]) <= 60
+    assert max(reading.legs(chapter.cells)) <= 30
+    recaps = [cell.source for cell in chapter.cells if "recap" in cell.metadata]
+    assert [text for text in recaps if not text.startswith("**So far.** ")] == []
+
+
+def test_the_chapter_asks_for_what_it_needs_before_it_begins(chapter):
+    headings = [n for n, c in enumerate(chapter.cells) if c.source.startswith("## ")]
+    (first,) = [
+        n
+        for n, cell in enumerate(chapter.cells)
+        if re.match(r"\*\*(Two questions from Chapter|Five questions about what you need)", cell.source)
+    ]
+    assert headings[0] < first < headings[1]  # what you will be able to do, and the first section
+    asked, _, answers = chapter.cells[first].source.partition("<details><summary>Answers</summary>")
+    count = 5 if "Five" in asked else 2
+    assert len(re.findall(r"^\d\. ", asked, re.MULTILINE)) == count
+    assert len(re.findall(r"^\d\. ", answers, re.MULTILINE)) == count
 
 
 def test_the_badges_promise_the_minutes_that_the_cells_take_to_read(chapter):
@@ -176,6 +198,23 @@ def test_a_theorem_on_a_slide_has_a_heading_in_plain_words_and_the_idea_of_its_p
             assert len(said) == sum(prf["kind"] != "definition" for prf in stated), stated
 
 
+def test_a_lecture_can_be_given_in_the_minutes_of_its_notes(path, chapter):
+    stars = {id(cell): star for cell, _, star in reading.stretches(chapter.cells)}
+    sittings, star, count, hurried = Counter(), None, 0, []
+    for cell in chapter.cells:
+        kind = cell.metadata.get("slideshow", {}).get("slide_type")
+        if kind in ("slide", "subslide"):
+            here = stars.get(id(cell), "")
+            assert star in (None, here), f"one timing, with and without a ★: {cell.source[:60]}"
+            star, count = here, count + 1
+        elif kind == "notes" and (timing := chapter_cells.TIMING.search(cell.source)):
+            sittings[star] += int(timing[1])
+            hurried += [] if 1.5 <= int(timing[1]) / count <= 6 else [(count, cell.source[-60:])]
+            star, count = None, 0
+    assert hurried == []
+    assert {star: took for star, took in sittings.items() if took > 75} == {}
+
+
 def test_a_note_with_minutes_covers_every_slide(chapter):
     kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in chapter.cells]
     notes = {n: chapter.cells[n].source for n, kind in enumerate(kinds) if kind == "notes"}
@@ -191,11 +230,20 @@ def test_the_chapter_has_pencil_code_and_break_it_exercises(exercises):
     assert kinds.count("code") >= 2
 
 
+def test_some_exercises_are_essential_and_at_most_half_of_the_minutes(exercises):
+    about = [statement.metadata["exercise"] for statement, _, _ in exercises]
+    essential = sum(each["minutes"] for each in about if each["importance"] == "essential")
+    assert 0 < essential <= sum(each["minutes"] for each in about) / 2
+
+
 def test_every_exercise_has_a_statement_a_hint_a_stub_with_a_check_and_a_solution(exercises):
     for statement, stub, solution in exercises:
         about = statement.metadata["exercise"]
-        opening = "### Exercise: {title} ({minutes} min, {kind}".format(**about)
-        assert statement.source.startswith(opening)
+        kind = chapter_cells.KINDS[about["kind"]]
+        heading = "### Exercise: {title} ({minutes} min, {kind}; {difficulty}, {importance})\n"
+        assert statement.source.startswith(heading.format(**about | {"kind": kind}))
+        assert about["difficulty"] in chapter_cells.DIFFICULTIES
+        assert about["importance"] in chapter_cells.IMPORTANCES
         assert "<details><summary>Hint</summary>" in statement.source
         assert stub
         assert all(cell.cell_type == "code" for cell in stub)

@@ -22,7 +22,7 @@ CHARACTERS = """() => [...document.querySelectorAll("article section > p")]
         return p.textContent.length / width * p.clientWidth;
     })"""
 BOXES = """() => [
-    ...document.querySelectorAll("article :is(.proof, .exercise, .adv-predict)"),
+    ...document.querySelectorAll("article :is(.proof, .exercise, .adv-predict, .recap)"),
     ...document.querySelectorAll("article :is(.adv-proof, .adv-hint, .solution)"),
     ...document.querySelectorAll("article section[id^='what-can-go-wrong']"),
 ].filter(box => box.checkVisibility()).map(box => {

@@ -131,6 +131,51 @@ def test_in_the_plane_the_steepest_direction_is_the_best_of_all_angles():
         assert min(slopes.min().item(), 0) == pytest.approx(-shortest(G).norm().item(), abs=1e-4 * reach)
 
 
+# ---- what is left of one gradient ----
+
+
+@theorem("thm-closer")
+@given(seeds, st.integers(1, 6), st.integers(1, 4), kinds)
+def test_for_convex_pieces_one_worst_gradient_is_a_subgradient_and_short_steps_come_closer(
+    seed, m, d, kind
+):
+    """φ is the largest of m convex quadratics, some of them tied at θ; η at every distance."""
+    roots, lines = entries((m, d, d), seed, kind), entries((m, d), seed + 1, kind)
+    A = roots @ roots.transpose(1, 2)  # no negative eigenvalue
+    theta = entries((d,), seed + 2, "plain")
+    height = entries((m,), seed + 3, "ties").clamp(max=0)
+    height[0] = 0
+
+    def g(at, piece):  # `height` at θ
+        step = at - theta
+        return height[piece] + lines[piece] @ step + (A[piece] @ step) @ step / 2
+
+    pieces = torch.arange(m)
+    far = 10 ** torch.linspace(-3, 1, 40).double()[:, None]
+    others = theta + far * directions(d, seed, 40)
+    phi = torch.stack([g(eta, pieces).amax() for eta in others])
+    scale = 1 + float(phi.abs().max())
+    for worst in danskin.maximisers(g, theta, pieces).tolist():
+        slope = lines[worst]
+        assert (phi >= (others - theta) @ slope - EXACT * scale).all()  # φ(θ) is 0
+        length = slope.norm()
+        for eta, value in zip(others, phi, strict=True):
+            if value < -EXACT * scale:
+                reach = -2 * value / length
+                for share in (0.01, 0.5, 0.99):
+                    moved = theta - share * reach * slope / length
+                    assert (moved - eta).norm() < (theta - eta).norm()
+
+
+@theorem("thm-closer")
+def test_without_convexity_a_short_step_may_lead_away():
+    """g = −θ² + θ has no second piece: the bound on the step is what convexity is needed for."""
+    theta, eta = torch.tensor([0.0, 3.0]).double()  # φ(0) = 0, φ(3) = −6
+    moved = theta - 0.1  # the gradient at 0 is 1
+    assert -(eta**2) + eta < 0
+    assert (moved - eta).abs() > (theta - eta).abs()
+
+
 # ---- how to find it, and to know it ----
 
 
