@@ -79,6 +79,8 @@ SUMS = [
     markdown("## Apart\n\n★ *Not needed for what follows.*"),
     slide("More"),
     notes("Skip. Timing: 3 minutes."),
+    markdown("## Before you leave\n\nOne?", slideshow={"slide_type": "slide"}),
+    notes("Ask. Timing: 2 minutes."),
 ]
 PRODUCTS = [
     markdown("# Products\n\n**And one times one?**", slideshow={"slide_type": "slide"}),
@@ -131,12 +133,13 @@ def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     assert "1 Sums: easy What is one and one? 30 minutes" in text
     assert "Sums: easy 1 1 0 2 17 10 Products 0 0 1 1 20 20 All 1 1 1 3 37 30" in text
     assert "1 Add 10 code easy essential Exercise 2 Carry 7 pencil and paper easy useful All 17" in text
-    assert "Slides (17 minutes and ★ 3)" in text
-    assert "5 Sums: easy · Why Ask who can add. 12 Why Show. ★ 3 More Skip. 17 and ★ 3 4 slides" in text
+    assert "Slides (19 minutes and ★ 3)" in text
+    assert "5 Sums: easy · Why Ask who can add. 12 Why Show. ★ 3 More Skip. 2 Before you" in text
+    assert "leave Ask. 19 and ★ 3 5 slides" in text
     assert re.search(r"Run this live Why: print *\( *1 *\+ *1 *\)", text)
     assert "Say that order does not matter." in text
-    assert "9:50 lecture slides of Sums (17); Add (10) 27" in text
-    assert "10:17 lunch 45 11:02 lab Add (10); Carry (7) 17 Carry (7) 7 All 89 7" in text
+    assert "9:50 lecture slides of Sums (19); Add (10) 29" in text
+    assert "10:19 lunch 45 11:04 lab Add (10); Carry (7) 17 Carry (7) 7 All 91 7" in text
     assert "Not in this plan: slides of Products (1); exercises of 20 minutes." in text
 
     write(book, "02_products", [*PRODUCTS[:2], exercise("ex-times", "Times", 25, "break"), PRODUCTS[-1]])
@@ -151,7 +154,7 @@ def test_the_lists_show_what_the_chapters_say_and_follow_them(book):
     (book / "_toc.yml").write_text(json.dumps(toc))
     text = build(book)
     assert "Start 0 0 0 0 0 0 Sums: easy" in text
-    assert "lecture slides of Start (1); slides of Sums (17); Add (10) 28" in text
+    assert "lecture slides of Start (1); slides of Sums (19); Add (10) 30" in text
 
 
 def test_a_slide_without_minutes_is_an_error(book):
@@ -176,4 +179,4 @@ def test_a_deck_of_two_sittings_is_cut_at_a_slide(book):
     write(book, "01_sums", [*SUMS[:4], slide("Rest"), notes("Timing: 3 minutes."), *SUMS[4:]])
     text = build(book)
     assert re.search(r"one slides of Sums up to Rest \(5\) 5", text)
-    assert re.search(r"two slides of Sums from Rest on \(15\) 15", text)
+    assert re.search(r"two slides of Sums from Rest on \(17\) 17", text)

@@ -52,7 +52,8 @@ def stretches(cells: list[dict]) -> Iterator[tuple[dict, str, str]]:
     """What is read, in order: a cell, its text below one heading, its section's ★ line or ""."""
     above = []  # (level, ★ line) of the headings over the cell, outermost first
     for cell in cells:
-        for part in HEADING.split(text(cell)):
+        parts = HEADING.split(text(cell))
+        for part in parts[len(parts) > 1 and not parts[0] :]:  # nothing stands before a heading
             if part.startswith(END):
                 return
             if level := len(part) - len(part.lstrip("#")):
