@@ -22,6 +22,7 @@ I want …, so I call …:
     weights that are perturbed, too                       recipe.awp
     features at centres as far apart as they can be       mahalanobis.centres
     several networks that answer as one                   ensembles.Ensemble
+    a proof by noise, for a network of any size           smoothing.Smooth
     a classifier that may refuse to answer                detection.Rejecting
     whether two settings differ, from a few seeds         comparison.paired
     to attack a defense that adapts                       adaptive.unrolled
@@ -33,8 +34,8 @@ In the order in which data flow, each imports only what stands before it:
     attacks                attacks
     bounds                 affine, conjugates, dual, relaxation, bounds, branching, leaves, programs,
                            ladder, exact
-    training and defenses  danskin, mahalanobis, ensembles, optimisers, schedules, training, recipe,
-                           dent, detection
+    training and defenses  danskin, mahalanobis, ensembles, smoothing, optimisers, schedules, training,
+                           recipe, dent, detection
     judging                evaluation, comparison, suite, diagnostics, adaptive
     showing                plots, widgets, checks
 """

@@ -23,6 +23,7 @@ from adv_lib import (
     linear,
     models,
     recipe,
+    smoothing,
     suite,
     training,
 )
@@ -163,6 +164,14 @@ ASKED = {  # what is about any model
     "detection.matching": lambda model, x, y, ball: detection.matching(W, torch.arange(3), few)(
         rejecting(model), x, y, ball
     ),
+    "smoothing.Smooth": lambda model, x: vars(
+        smoothing.Smooth(model, 0.1).certify(x, 5, 20, 0.1, seeded(0))
+    ),
+    "smoothing.fixed_noise": lambda model, x: smoothing.fixed_noise(model, x, 0.1, 3, seeded(0))(x),
+    "smoothing.smooth_adversarial": inner(
+        lambda ball: smoothing.smooth_adversarial(few, ball, 0.1, 2, seeded(0))
+    ),
+    "smoothing.noisy": lambda model, x, y: smoothing.noisy(0.1, seeded(0))(model, x, y),
     "ensembles.transfer": lambda model, x, y, ball: ensembles.transfer([model] * 2, x, y, ball, few),
     "models.logits": models.logits,
 }
@@ -186,6 +195,7 @@ WEIGHED = {  # what reads the weights
     "linear.robust_cross_entropy_bound": lambda x, y, ball: linear.robust_cross_entropy_bound(
         W, W[:, 0], x, y, ball
     ),
+    "smoothing.linear_probability": lambda x, y: smoothing.linear_probability(w, b, x, y, 0.5),
     "conjugates.ball": lambda x, ball: conjugates.ball(x, x, ball),
     "evaluation.check_allowed": lambda x, ball: evaluation.check_allowed("a", 0 * W[:, :1], x, ball),
 }

@@ -42,6 +42,7 @@ from adv_lib import (
     plots,
     recipe,
     schedules,
+    smoothing,
     stack,
     suite,
     training,
@@ -974,6 +975,126 @@ def of_ensembles():
     yield name, lambda: margins([models.mlp([2, 3])], x, labels + 1, cube), "labels 3"
 
 
+def of_smoothing():
+    """Probabilities, counts, draws and noise of no kind that smoothing knows."""
+    g, no_number = seeded_at_0(), (0, -0.5, NAN, INF, "1", None, [0.5, 0.5])
+    ways = {
+        "radius": lambda p, s: smoothing.radius(p, s),
+        "radius_between": lambda p, s: smoothing.radius_between(p, 0.1, s),
+        "radius_between ": lambda p, s: smoothing.radius_between(0.9, p, s),
+        "laplace_radius": lambda p, s: smoothing.laplace_radius(p, s),
+    }
+    for way, call in ways.items():
+        name = f"smoothing.{way.strip()}"
+        for p in (-0.1, 1.1, NAN, "0.9", None, [0.9], torch.tensor([0.9, NAN]), torch.tensor(1)):
+            yield name, partial(call, p, 1.0), "probabilities from 0 to 1"
+        for sigma in no_number:
+            yield name, partial(call, 0.9, sigma), f"sigma > 0 {sigma!r}"
+    name, exact_p = "smoothing.linear_probability", smoothing.linear_probability
+    yield name, lambda: exact_p(0 * w, b, x, y, 1.0), "w not 0"
+    yield name, lambda: exact_p(w, b, x, labels, 1.0), "labels −1 +1"
+    yield name, lambda: exact_p(w, b, x, y, 0.0), "sigma > 0 0.0"
+    name, bound = "smoothing.lower_bound", smoothing.lower_bound
+    for count in (-1, 11, 3.0, NAN, "3", None, [3], torch.tensor([3, 11]), torch.tensor([3.0])):
+        yield name, partial(bound, count, 10, 0.1), "whole counts from 0 to 10"
+    for n in (0, -1, 2.5, None):
+        yield name, partial(bound, 0, n, 0.1), f"n ≥ 1 {n!r}"
+        yield "smoothing.largest_radius", partial(smoothing.largest_radius, n, 1.0, 0.1), f"n ≥ 1 {n!r}"
+    for alpha in (0, 1, -0.1, 1.1, NAN, "0.1", None, [0.1]):
+        yield name, partial(bound, 1, 2, alpha), f"0 < alpha < 1 {alpha!r}"
+        yield "smoothing.largest_radius", partial(smoothing.largest_radius, 9, 1.0, alpha), "alpha < 1"
+        for call in (
+            partial(smoothing.Smooth(net, 1.0).predict, x, 9, alpha, g),
+            partial(smoothing.Smooth(net, 1.0).certify, x, 9, 9, alpha, g),
+        ):
+            yield "smoothing.Smooth", call, f"0 < alpha < 1 {alpha!r}"
+    for sigma in no_number:
+        yield "smoothing.largest_radius", partial(smoothing.largest_radius, 9, sigma, 0.1), "sigma > 0"
+        yield "smoothing.Smooth", partial(smoothing.Smooth, net, sigma), f"sigma > 0 {sigma!r}"
+
+    name, pair = "smoothing.Smooth", Stack([net, net])
+    yield name, lambda: smoothing.Smooth(None, 1.0), "a classifier NoneType"
+    yield name, lambda: smoothing.Smooth(pair, 1.0), "no stack Stack"
+    for noise in ("uniform", None):
+        yield name, partial(smoothing.Smooth, net, 1.0, noise), f"gaussian laplace {noise!r}"
+        yield "smoothing.noisy", partial(smoothing.noisy, 1.0, g, noise), f"gaussian laplace {noise!r}"
+    some = smoothing.Smooth(net, 1.0)
+    for draws in (0, -1, 2.5, None):
+        for call in (
+            partial(some.counts, x, draws, g),
+            partial(some.predict, x, draws, 0.1, g),
+            partial(some.certify, x, 9, draws, 0.1, g),
+        ):
+            yield name, call, f"draws ≥ 1 {draws!r}"
+        yield name, partial(some.certify, x, draws, 9, 0.1, g), f"guesses ≥ 1 {draws!r}"
+    for own in (None, 0, [g]):
+        yield name, partial(some.counts, x, 9, own), "a torch.Generator"
+    asked = {
+        name: lambda v, model=net: smoothing.Smooth(model, 1.0).counts(v, 9, g),
+        "smoothing.fixed_noise": lambda v, model=net: smoothing.fixed_noise(model, v, 1.0, 2, g)(v),
+    }
+    for name, call in asked.items():
+        yield name, lambda c=call: c(x.numpy()), "x tensor ndarray"
+        yield name, lambda c=call: c(x[:0]), "at least one (0, 2)"
+        yield name, lambda c=call: c(x[0]), "(n, *shape) (2,)"
+        yield name, lambda c=call: c((9 * x).long()), "floating-point int64"
+        yield name, lambda c=call: c(with_entry(x, NAN)), "finite NaN"
+        yield name, lambda c=call: c(with_entry(x, INF)), "finite infinity"
+        yield name, lambda c=call: c(x, lambda v: net(v)[:, 0]), "logits K)"
+        yield name, lambda c=call: c(x, lambda v: net(v)[:, :1]), "logits K ≥ 2 1)"
+        yield name, lambda c=call: c(x, lambda v: net(v).argmax(1)), "logits int64"
+    yield (
+        "smoothing.Smooth",
+        lambda: smoothing.Smooth(lambda v: net(v) * NAN, 1.0).counts(x, 9, g),
+        "NaN",
+    )
+
+    name, held = "smoothing.fixed_noise", smoothing.fixed_noise(net, x, 1.0, 2, g)
+    yield name, lambda: held(x[:3]), "the 4 samples noise 3"
+    yield name, lambda: attacks.pgd(held, x, labels, cube, keep="first"), "the 4 samples noise"
+    for draws in (0, -1, 2.5, None):
+        yield name, partial(smoothing.fixed_noise, net, x, 1.0, draws, g), f"draws ≥ 1 {draws!r}"
+        yield (
+            "smoothing.smooth_adversarial",
+            partial(smoothing.smooth_adversarial, attacks.pgd, cube, 1.0, draws, g),
+            f"draws ≥ 1 {draws!r}",
+        )
+    trained = {
+        "fixed_noise": lambda sigma=1.0, own=g: smoothing.fixed_noise(net, x, sigma, 2, own),
+        "noisy": lambda sigma=1.0, own=g: smoothing.noisy(sigma, own)(net, x, labels),
+        "smooth_adversarial": lambda sigma=1.0, own=g: smoothing.smooth_adversarial(
+            attacks.fgsm, cube, sigma, 2, own
+        )(net, x, labels),
+    }
+    for name, call in trained.items():
+        for sigma in (-0.1, NAN, INF, "1", None, (0.1, -0.1)):
+            yield f"smoothing.{name}", partial(call, sigma), f"sigma ≥ 0 {sigma!r}"
+        yield f"smoothing.{name}", lambda c=call: c(own=None), "a generator None"
+        yield f"smoothing.{name}", lambda c=call: c((0.1, 0.2, 0.3)), "one number for each 3 4"
+        yield f"smoothing.{name}", lambda c=call: c(own=[g, g, g]), "as many rows 3 4"
+    inner = smoothing.noisy(1.0, g), smoothing.smooth_adversarial(attacks.fgsm, cube, 1.0, 2, g)
+    for name, f in zip(("noisy", "smooth_adversarial"), inner, strict=True):
+        yield f"smoothing.{name}", lambda f=f: f(net, x, labels + 1), "labels from 0 to 2"
+        yield f"smoothing.{name}", lambda f=f: f(net, x, labels[:3]), "labels"
+        yield f"smoothing.{name}", lambda f=f: f(net, x, labels.tolist()), "y tensor list"
+    name = "smoothing.smooth_adversarial"
+    make = partial(smoothing.smooth_adversarial, sigma=1.0, draws=2, generator=g)
+    yield name, lambda: make(attacks.fgsm, 0.1), "Ball 0.1"
+    yield name, lambda: make(lambda *_: 0, cube)(net, x, labels), "return (4, 2) int"
+
+    name, two = "smoothing.Certified", torch.tensor([0, -1])
+    found = smoothing.Certified(two, torch.tensor([0.3, 0.0]), torch.tensor([0.9, 0.4]))
+    for y_bad in (two, two[:1] + 1, two.abs().int(), two.abs().float()):
+        yield name, partial(found.right, y_bad), "2 int64 labels"
+    yield name, lambda: found.right([0, 1]), "y tensor list"
+    for r in (-0.1, NAN, INF, "1"):
+        yield name, partial(found.right, two.abs(), r), f"r ≥ 0 {r!r}"
+
+
+def seeded_at_0():
+    return torch.Generator().manual_seed(0)
+
+
 def of_detection():
     """Logits, features, scores, thresholds and attacks that no detector takes."""
     g = torch.Generator().manual_seed(2)
@@ -1751,6 +1872,7 @@ def table():
     yield from of_ddd()
     yield from of_the_geometry()
     yield from of_ensembles()
+    yield from of_smoothing()
     yield from of_detection()
     yield from of_dent()
     yield from of_adaptive_attacks()

@@ -39,6 +39,7 @@ ORDER += [
     "danskin",
     "mahalanobis",
     "ensembles",
+    "smoothing",
     "optimisers",
     "schedules",
     "_checkpoint",

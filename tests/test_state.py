@@ -36,6 +36,7 @@ from adv_lib import (
     models,
     plots,
     recipe,
+    smoothing,
     training,
     widgets,
 )
@@ -187,6 +188,28 @@ CALLS = {
         torch.stack([bounds.margins(each, x, labels, cube) for each in plain_pair])
     ),
     "margins of an ensemble": lambda: ensembles.margins(plain_pair, x, labels, cube),
+    "radii": lambda: [
+        smoothing.radius(eps, 0.5),
+        smoothing.radius_between(eps, 1 - eps, 0.5),
+        smoothing.laplace_radius(eps, 0.5),
+        smoothing.largest_radius(100, 0.5, 0.01),
+        smoothing.linear_probability(w, b, x, y, 0.5),
+    ],
+    "Clopper and Pearson": lambda: smoothing.lower_bound(labels, 2, 0.1),
+    **{
+        f"smooth {noise}": lambda noise=noise: [
+            (g := smoothing.Smooth(norms, 0.3, noise)).counts(x, 50, seeded(0)),
+            g.predict(x, 50, 0.1, seeded(0)),
+            vars(found := g.certify(x, 10, 50, 0.1, seeded(0))),
+            found.right(labels, 0.1),
+        ]
+        for noise in ("gaussian", "laplace")
+    },
+    "fixed noise": lambda: smoothing.fixed_noise(norms, x, 0.3, 3, seeded(0))(x).detach(),
+    "noisy": lambda: smoothing.noisy(0.3, seeded(0), "laplace")(net, x, labels).detach(),
+    "SmoothAdv": lambda: smoothing.smooth_adversarial(attacks.fgsm, cube, 0.3, 2, seeded(0))(
+        net, x, labels
+    ).detach(),
     "reverse cross-entropy": lambda: detection.reverse_cross_entropy(x[:, :3], labels),
     "reversed": lambda: detection.reversed_logits(net)(x).detach(),
     "reversal bounds": lambda: detection.reversal_bounds(0.01, 10),
