@@ -268,7 +268,7 @@ unrolled = _Unchanged(
             lambda model, x, y, lr: _through(model, x, y, lr * len(x))
         ),
     },
-    praise="the second derivative of the entropy is all that the defense had to hide.",
+    praise="that is the exact slope. The chapter's table shows what it is worth.",
 )
 
 # ---- break it: a planted defense ----
