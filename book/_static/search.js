@@ -5,7 +5,7 @@
   const MARKS = "adv-search-marks";
 
   // How much a find counts, by what was found: what teaches comes before what is looked up.
-  const SORTS = { section: 1, statement: 0.85, exercise: 0.75, term: 0.5, page: 0.4, name: 0.25 };
+  const SORTS = { section: 1, statement: 0.85, exercise: 0.75, term: 0.5, page: 0.4, name: 0.3 };
   const weight = (sort, query) => (sort === "name" && /\w[._]\w/.test(query) ? 2 : SORTS[sort]); // attacks.pgd
 
   // What people type for what the book writes.
