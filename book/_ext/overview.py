@@ -26,7 +26,6 @@ BADGES = re.compile(
     r"\[Open in Colab\]\((?P<colab>\S+)\).* (?P<read>\d+) min to read,.*needs: (?P<needs>.+)"
 )
 CARDS = "book/_static/cards"
-LEFT_OUT = "★ *Not needed"  # of a section whose slides a lecture may leave out
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,12 @@ class Stretch:
     minutes: int
     slides: list[str]
     notes: str
-    left_out: bool  # of a section with a ★ that nothing leans on
+    star: str  # the ★ line of their section, or ""
+
+    @property
+    def left_out(self) -> bool:
+        """Whether a lecture may leave them out: nothing leans on them."""
+        return self.star.startswith(reading.SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -94,21 +98,21 @@ class Chapter:
     def lecture(self) -> list[Stretch]:
         """The deck in order, cut after every note that has a timing."""
         stars = {id(cell): star for cell, _, star in reading.stretches(self.cells)}
-        found, slides, notes, left_out = [], [], [], set()
+        found, slides, notes, own = [], [], [], set()
         for heading, cell in self.headed:
             kind = slide_type(cell)
             if kind in ("slide", "subslide"):
                 slides.append(heading)
-                left_out.add(stars.get(id(cell), "").startswith(LEFT_OUT))
+                own.add(stars.get(id(cell), ""))
             elif kind == "notes":
                 notes.append(" ".join(COMMENT_CELL.fullmatch(source(cell))[2].split()))
                 if timing := TIMING.search(notes[-1]):
                     notes[-1] = TIMING.sub("", notes[-1]).strip()
-                    if len(left_out) > 1:
+                    if len(own) > 1:
                         raise ValueError(f"{self.docname}: one timing, with and without a ★: {slides}")
                     said = references("<br>".join(notes))
-                    found.append(Stretch(int(timing[1]), slides, said, left_out == {True}))
-                    slides, notes, left_out = [], [], set()
+                    found.append(Stretch(int(timing[1]), slides, said, "".join(own)))
+                    slides, notes, own = [], [], set()
         if slides or notes:
             raise ValueError(f"{self.docname}: no note with a timing follows the slides {slides}")
         return found

@@ -19,6 +19,7 @@ MINUTES = {
     "picture": 1.0,  # a figure, a table or a prediction
 }
 STAR = "★ *"
+SKIPPED = "★ *Not needed"  # a section that nothing leans on; a second sitting is another kind
 END = "## Before you leave"
 APART = {"exercise", "solution", "install", "parameters", "remove-cell"}
 PICTURE = re.compile(r"\b(plt\.show|slider|plots\.Table|Markdown|predict)\(")
@@ -41,7 +42,7 @@ def legs(cells: list[dict]) -> list[float]:
     """Minutes for what everybody reads up to each recap box, and after the last."""
     read = [0.0]
     for cell, part, star in stretches(cells):
-        if "recap" in cell["metadata"]:
+        if not star and "recap" in cell["metadata"]:
             read.append(0.0)
         elif not star:
             read[-1] += of(cell, part)

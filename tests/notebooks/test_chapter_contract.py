@@ -8,6 +8,7 @@ from statistics import median
 
 import chapter_cells
 import nbformat
+import overview
 import reading
 from cell_names import names
 
@@ -94,7 +95,7 @@ def test_no_exercise_stands_in_a_section_that_a_first_reader_skips(chapter):
         for cell, _, star in reading.stretches(chapter.cells)
         if "exercise" in cell.metadata
     }
-    assert [label for label, star in stars.items() if star.startswith("★ *Not needed")] == []
+    assert [label for label, star in stars.items() if star.startswith(reading.SKIPPED)] == []
 
 
 def test_the_code_cells_that_are_shown_are_short(chapter):
@@ -200,20 +201,11 @@ def test_a_theorem_on_a_slide_has_a_heading_in_plain_words_and_the_idea_of_its_p
 
 
 def test_a_lecture_can_be_given_in_the_minutes_of_its_notes(path, chapter):
-    stars = {id(cell): star for cell, _, star in reading.stretches(chapter.cells)}
-    sittings, star, count, hurried = Counter(), None, 0, []
-    for cell in chapter.cells:
-        kind = cell.metadata.get("slideshow", {}).get("slide_type")
-        if kind in ("slide", "subslide"):
-            here = stars.get(id(cell), "")
-            assert star in (None, here), f"one timing, with and without a ★: {cell.source[:60]}"
-            star, count = here, count + 1
-        elif kind == "notes" and (timing := chapter_cells.TIMING.search(cell.source)):
-            sittings[star] += int(timing[1])
-            hurried += [] if 1.5 <= int(timing[1]) / count <= 6 else [(count, cell.source[-60:])]
-            star, count = None, 0
-    assert hurried == []
-    assert {star: took for star, took in sittings.items() if took > 75} == {}
+    lecture, sittings = overview.Chapter(path.stem, chapter.cells).lecture, Counter()
+    for stretch in lecture:
+        assert 1.5 <= stretch.minutes / len(stretch.slides) <= 6, stretch.slides
+        sittings[stretch.star] += stretch.minutes
+    assert max(sittings.values()) <= 75
 
 
 def test_a_note_with_minutes_covers_every_slide(chapter):

@@ -167,15 +167,6 @@ def test_for_convex_pieces_one_worst_gradient_is_a_subgradient_and_short_steps_c
                     assert (moved - eta).norm() < (theta - eta).norm()
 
 
-@theorem("thm-closer")
-def test_without_convexity_a_short_step_may_lead_away():
-    """g = −θ² + θ has no second piece: the bound on the step is what convexity is needed for."""
-    theta, eta = torch.tensor([0.0, 3.0]).double()  # φ(0) = 0, φ(3) = −6
-    moved = theta - 0.1  # the gradient at 0 is 1
-    assert -(eta**2) + eta < 0
-    assert (moved - eta).abs() > (theta - eta).abs()
-
-
 # ---- how to find it, and to know it ----
 
 
